@@ -1,0 +1,113 @@
+"""The command line. Bad input gives one line and exit code 2; heavy imports wait for the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minicos import __version__
+from minicos.errors import MinicosError
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's own complaints in the same form as ours: one line, exit code 2."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except MinicosError as error:
+        print(f"minicos: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minicos: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="minicos", description="Take video reasoning apart.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="solve held-out puzzles and draw what happens along the denoising steps")
+    _add_model(demo)
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for pictures and videos")
+    demo.add_argument("--seed", type=_whole, default=0)
+    demo.set_defaults(run=_demo)
+
+    train = commands.add_parser("train", help="train a miniature from nothing")
+    train.add_argument("--preset", default="nano", help="which sizes and recipe (default: nano)")
+    train.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, the logs and the state")
+    train.add_argument("--seed", type=_whole, default=0)
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--devices", default="auto", help="how many devices, or which: given to Lightning")
+    train.add_argument("--nodes", type=_positive, default=1, help="how many machines: given to Lightning")
+    train.add_argument("--strategy", default="auto", help="for example ddp or fsdp: given to Lightning")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="rates on held-out puzzles, with intervals")
+    _add_model(evaluate)
+    evaluate.add_argument("--out", type=Path, help="folder for evaluation.json and the card (default: only print)")
+    evaluate.add_argument("--n", type=_positive, default=1000, help="puzzles of each difficulty (default: 1000)")
+    evaluate.add_argument("--seed", type=_whole, default=0)
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="a name, or a checkpoint's folder (default: $MINICOS_MODEL, else nano)")
+
+
+def _whole(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+    return number
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from minicos.demo import run_demo
+
+    run_demo(options.model, options.out, options.seed)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from minicos.training import train
+
+    train(
+        options.preset,
+        options.out,
+        seed=options.seed,
+        resume=options.resume,
+        devices=options.devices,
+        nodes=options.nodes,
+        strategy=options.strategy,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from minicos.evaluation import run_evaluation
+
+    run_evaluation(options.model, options.out, options.n, options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""How many held-out puzzles a model solves, at the end and by its estimate at step 0, with intervals."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from minicos.cards import EVALUATION_FILE, card, describe_weights, markdown_table, provenance
+from minicos.errors import MinicosError
+from minicos.files import prepare_folder
+from minicos.model import Reasoner, load
+from minicos.sampling import Recorder, sample
+from minicos.tasks import STATUSES, Puzzle, Score, get_task, task_of
+
+CHUNK = 50  # puzzles a batch: part of the result, since matrix kernels differ in the last bits across batch shapes
+MOVE_BINS = (1, 4, 8, 12, 16, 21)  # lower ends; the last one is open
+BEYOND = 2  # sizes beyond training that are evaluated too, where the task has them
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One puzzle: judged at the end of denoising, and by x0_hat at step 0."""
+
+    puzzle: Puzzle
+    end: Score
+    step_0: Score
+
+
+@dataclass(frozen=True)
+class Row:
+    """Rates over one group of puzzles; intervals are 95 %. `length` is "all" or a bin, in the task's unit.
+
+    end, step_0 and answer: share solved (answer: last frame right); gap: end minus step_0, paired.
+    """
+
+    task: str
+    size: int
+    length: str
+    trained: bool
+    n: int
+    counts: dict[str, int]
+    end: float
+    end_interval: tuple[float, float]
+    step_0: float
+    step_0_interval: tuple[float, float]
+    gap: float
+    gap_interval: tuple[float, float]
+    answer: float
+    answer_interval: tuple[float, float]
+
+
+def score_all(puzzles: Sequence[Puzzle], videos: Iterable) -> list[Score]:
+    """One score for each puzzle and its video."""
+    return [task_of(p).score(v, p) for p, v in zip(puzzles, videos, strict=True)]
+
+
+def solved_rate(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> float:
+    """Share of puzzles (of one canvas) solved, process judged."""
+    scores = score_all(puzzles, sample(reasoner, puzzles, seed).video)
+    return sum(score.solved for score in scores) / len(scores)
+
+
+def solve(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> list[Outcome]:
+    """Run and judge puzzles of one canvas, in one batch."""
+    run = sample(reasoner, puzzles, seed, recorders=[Recorder("x0_hat", steps=(0,))])
+    first = reasoner.decode(run.recorded("x0_hat")[0])
+    scores = zip(puzzles, score_all(puzzles, run.video), score_all(puzzles, first), strict=True)
+    return [Outcome(*triple) for triple in scores]
+
+
+def held_out(task_name: str, size: int, n: int) -> list[Puzzle]:
+    """The first n test puzzles; below the smallest size that can be held out, these are not unseen mazes."""
+    task = get_task(task_name)
+    return [task.sample(0, i, size=size, split="test") for i in range(n)]
+
+
+def difficulties(reasoner: Reasoner) -> list[tuple[str, int, bool]]:
+    """(task, size, trained) of all that is evaluated: what the model was trained on, and BEYOND larger sizes."""
+    found = []
+    for name, sizes in reasoner.settings.tasks.items():
+        beyond = [size for size in get_task(name).sizes if size > max(sizes)][:BEYOND]
+        found += [(name, size, size in sizes) for size in [*sizes, *beyond]]
+    return found
+
+
+def evaluate(reasoner: Reasoner, n: int, seed: int = 0, advance: Callable[[str, int], None] = lambda *_: None) -> list[Row]:
+    """Rates on n test puzzles of every difficulty. `advance(task, puzzles)` is told of progress."""
+    rows = []
+    for name, size, trained in difficulties(reasoner):
+        puzzles = held_out(name, size, n)
+        outcomes: list[Outcome] = []
+        for start in range(0, n, CHUNK):
+            outcomes += solve(reasoner, puzzles[start : start + CHUNK], seed)
+            advance(name, len(puzzles[start : start + CHUNK]))
+        rows += [summarise(name, size, length, trained, group) for length, group in by_length(name, outcomes)]
+    return rows
+
+
+def by_length(task_name: str, outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
+    """The whole group under "all", then its bins by length, shortest first."""
+    task = get_task(task_name)
+
+    def place(outcome: Outcome) -> int:
+        length = task.length(outcome.puzzle)
+        return max(low for low in MOVE_BINS if low <= length) if task.length_unit == "moves" else length
+
+    bins = [(bin_name(task.length_unit, low), list(g)) for low, g in groupby(sorted(outcomes, key=place), key=place)]
+    return [("all", list(outcomes)), *bins]
+
+
+def bin_name(unit: str, low: int) -> str:
+    if unit != "moves":
+        return str(low)
+    following = [other for other in MOVE_BINS if other > low]
+    return f"{low}-{following[0] - 1}" if following else f"{low}+"
+
+
+def summarise(task: str, size: int, length: str, trained: bool, outcomes: Sequence[Outcome]) -> Row:
+    end = np.array([o.end.solved for o in outcomes])
+    step_0 = np.array([o.step_0.solved for o in outcomes])
+    answer = np.array([o.end.answer for o in outcomes])
+    counts = Counter(o.end.status for o in outcomes)
+    return Row(
+        task,
+        size,
+        length,
+        trained,
+        len(outcomes),
+        {status: counts[status] for status in STATUSES},
+        float(end.mean()),
+        wilson_interval(end),
+        float(step_0.mean()),
+        wilson_interval(step_0),
+        float(end.mean() - step_0.mean()),
+        paired_interval(end, step_0),
+        float(answer.mean()),
+        wilson_interval(answer),
+    )
+
+
+def wilson_interval(successes: np.ndarray) -> tuple[float, float]:
+    """95 % Wilson interval of a rate, from booleans."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(successes.sum()), len(successes)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of mean(one) - mean(other), resampling puzzles; seeded."""
+    from scipy.stats import bootstrap
+
+    difference = one.astype(float) - other.astype(float)
+    if np.ptp(difference) == 0:  # no puzzle differs from another: every resample is the same
+        return float(difference[0]), float(difference[0])
+    result = bootstrap((difference,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> None:
+    """`minicos evaluate`: print the table; with `out`, write evaluation.json and the card README.md there."""
+    reasoner = load(model)
+    if not reasoner.settings.tasks:
+        raise MinicosError(f"{reasoner.settings.name} does not say which tasks it was trained on: nothing to evaluate")
+    if out is not None:
+        prepare_folder(out)
+    began = time.perf_counter()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        work = bar.add_task("evaluating", total=n * len(difficulties(reasoner)))
+        rows = evaluate(reasoner, n, seed, lambda name, k: bar.update(work, advance=k, description=name))
+    report = {
+        "model": reasoner.settings.name,
+        "command": f"minicos evaluate --model {reasoner.settings.name} --n {n} --seed {seed}",
+        "seconds": round(time.perf_counter() - began, 1),
+        **provenance(),
+        "checkpoint": describe_weights(reasoner),
+        "rows": [asdict(row) for row in rows],
+    }
+    print(markdown_table(rows))
+    if out is not None:
+        (out / EVALUATION_FILE).write_text(json.dumps(report, indent=1) + "\n")
+        (out / "README.md").write_text(card(reasoner, report, rows))
+        print(f"\nwritten: {out / EVALUATION_FILE} and the card {out / 'README.md'}")

@@ -1,0 +1,19 @@
+"""Folders that commands write to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from minicos.errors import MinicosError
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the folder and see that it can be written to; raises MinicosError otherwise."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise MinicosError(f"cannot write to {folder} ({error.strerror}): give another --out") from None
+    return folder

@@ -1,0 +1,324 @@
+"""The switch: one name loads the miniature or a full Wan2.2, and nothing after it can tell which.
+
+Both are folders in diffusers' save_pretrained layout of a WanImageToVideoPipeline, plus `minicos.json` with the
+settings that the layout has no place for. Components are loaded one by one: the pipeline class itself is not needed,
+and importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minicos import flow
+from minicos.errors import MinicosError
+from minicos.tasks import Puzzle, Video, task_of
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+Branch = Literal["cond", "uncond"]
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+PIPELINE = "WanImageToVideoPipeline"
+SETTINGS_FILE = "minicos.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is sampled unless told otherwise.
+
+    canvas: (height, width) of every video, None where each puzzle has its own (the miniature).
+    guidance: scale for the high-noise and the low-noise expert; 1 means one pass a step.
+    boundary: share of the timesteps above which the high-noise expert works; None with a single expert.
+    tasks: the sizes of each task that the model was trained on; empty where that is not known.
+    """
+
+    name: str
+    frames: int
+    steps: int
+    shift: float
+    guidance: tuple[float, float] = (1.0, 1.0)
+    boundary: float | None = None
+    canvas: tuple[int, int] | None = None
+    negative_prompt: str = ""
+    tasks: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a run is given: everything that does not change along the denoising steps.
+
+    channels: (batch, mask + first-frame channels, frames, height, width), joined to the latents at every step.
+    text: per branch (batch, tokens, text width).
+    """
+
+    channels: Tensor
+    text: dict[Branch, Tensor]
+
+
+class Reasoner:
+    """A video diffusion transformer with its VAE and text encoder, behind four methods.
+
+    Latents are (batch, channels, frames, height, width). With two experts, `transformer` takes the high-noise steps.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        transformer: WanTransformer3DModel,
+        transformer_2: WanTransformer3DModel | None,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: object | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.settings = settings
+        self.transformer = transformer
+        self.transformer_2 = transformer_2
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.folder = folder  # where it was loaded from
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    @property
+    def latent_channels(self) -> int:
+        return self.transformer.config.out_channels
+
+    def schedule(self, steps: int | None = None, shift: float | None = None) -> tuple[flow.Step, ...]:
+        """The denoising steps; the model's own number and shift unless given."""
+        return flow.schedule(
+            self.settings.steps if steps is None else steps, self.settings.shift if shift is None else shift
+        )
+
+    def expert(self, timestep: float) -> WanTransformer3DModel:
+        """The transformer that works at this timestep."""
+        if self.transformer_2 is None or timestep >= self.settings.boundary * flow.TIMESTEPS:
+            return self.transformer
+        return self.transformer_2
+
+    def blocks(self, step: flow.Step) -> nn.ModuleList:
+        """The blocks that work at this step; each maps (batch, tokens, width) to the same shape."""
+        return self.expert(step.timestep).blocks
+
+    def guidance(self, step: flow.Step) -> float:
+        """The guidance scale at this step; 1 means that the uncond branch is not needed."""
+        high, low = self.settings.guidance
+        return high if self.expert(step.timestep) is self.transformer else low
+
+    @torch.no_grad()
+    def condition(self, puzzles: list[Puzzle], frames: int | None = None) -> Condition:
+        """Encode the given images and prompts of puzzles that share one canvas.
+
+        Raises MinicosError where they do not, or where the canvas is larger than the model can address.
+        """
+        images = [task_of(p).render(p, 2, self.settings.canvas)[0] for p in puzzles]
+        if len({image.shape for image in images}) != 1:
+            raise MinicosError("puzzles of different sizes in one batch: group them by size first")
+        first = to_latent_range(np.stack(images)[:, None]).to(self.device)
+        return self.condition_on(first, [p.prompt for p in puzzles], frames or self.settings.frames)
+
+    def condition_on(self, first: Tensor, prompts: list[str], frames: int) -> Condition:
+        """As `condition`, from given images: `first` is (batch, 3, 1, height, width) in [-1, 1]."""
+        batch, _, _, height, width = first.shape
+        self._check_extent(frames, height, width)
+        ratio = self.vae.config.scale_factor_temporal
+        rest = first.new_zeros(batch, 3, frames - 1, height, width)
+        video = self._encode(torch.cat([first, rest], dim=2))
+        # As in diffusers' pipeline: one mask channel per pixel frame of a latent frame, 1 where the frame is given.
+        mask = video.new_zeros(batch, ratio, *video.shape[2:])
+        mask[:, :, 0] = 1
+        text = {"cond": self._encode_text(prompts)}
+        if max(self.settings.guidance) > 1:
+            text["uncond"] = self._encode_text([self.settings.negative_prompt] * batch)
+        return Condition(torch.cat([mask, video], dim=1), text)
+
+    def velocity(self, latents: Tensor, timestep: Tensor | float, condition: Condition, branch: Branch) -> Tensor:
+        """The predicted velocity of one branch, shaped as `latents`.
+
+        timestep: a float, or (batch,) where each video has its own (training; all above the same expert's boundary).
+        """
+        times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).expand(len(latents))
+        expert = self.expert(float(times[0]))
+        inputs = torch.cat([latents, condition.channels], dim=1).to(expert.dtype)
+        text = condition.text[branch].to(expert.dtype)
+        return expert(inputs, times, text, return_dict=False)[0].to(latents.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Video:
+        """Latents to video, uint8 (batch, frames, height, width, 3)."""
+        mean, std = self._latent_statistics(latents)
+        video = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0]
+        pixels = (video.float().clamp(-1, 1) + 1) * 127.5
+        return pixels.round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+    def _encode(self, video: Tensor) -> Tensor:
+        encoded = self.vae.encode(video.to(self.vae.dtype))
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        mean, std = self._latent_statistics(latents)
+        return ((latents - mean) / std).float()
+
+    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.vae.config
+        return tuple(
+            torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+
+    def _encode_text(self, prompts: list[str]) -> Tensor:
+        if self.tokenizer is None:
+            return self.text_encoder(prompts)
+        # As in diffusers' pipeline: what lies beyond the last word is zero, not the encoder's idea of padding.
+        words = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        ids, mask = words.input_ids.to(self.device), words.attention_mask.to(self.device)
+        return self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
+
+    def _check_extent(self, frames: int, height: int, width: int) -> None:
+        config, vae = self.transformer.config, self.vae.config
+        cell = vae.scale_factor_spatial * config.patch_size[1]
+        if height % cell or width % cell:
+            raise MinicosError(f"a canvas of {height} x {width} pixels: both must be multiples of {cell}")
+        if (frames - 1) % vae.scale_factor_temporal or frames < 2:
+            raise MinicosError(f"{frames} frames: expected a multiple of {vae.scale_factor_temporal}, plus 1")
+        longest = max((frames - 1) // vae.scale_factor_temporal + 1, height // cell, width // cell)
+        if longest > config.rope_max_seq_len:
+            raise MinicosError(
+                f"the puzzle is too large for the model: {longest} tokens along one axis, at most "
+                f"{config.rope_max_seq_len}"
+            )
+
+
+def to_latent_range(video: Video) -> Tensor:
+    """uint8 (batch, frames, height, width, 3) to float (batch, 3, frames, height, width) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(video)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+# --- saving and loading ---------------------------------------------------------------------------------------------
+
+
+def save(reasoner: Reasoner, folder: Path) -> None:
+    """Write a miniature in the Wan2.2 pipeline layout; the weights as safetensors."""
+    import diffusers
+
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        num_train_timesteps=flow.TIMESTEPS,
+        flow_shift=reasoner.settings.shift,
+    )
+    parts = {
+        "transformer": ("diffusers", reasoner.transformer),
+        "vae": ("minicos.parts", reasoner.vae),
+        "text_encoder": ("minicos.parts", reasoner.text_encoder),
+        "scheduler": ("diffusers", scheduler),
+    }
+    index: dict = {"_class_name": PIPELINE, "_diffusers_version": diffusers.__version__}
+    index |= {"boundary_ratio": reasoner.settings.boundary, "expand_timesteps": False}
+    index |= {part: [None, None] for part in ("image_encoder", "image_processor", "tokenizer", "transformer_2")}
+    for part, (library, module) in parts.items():
+        module.save_pretrained(folder / part)
+        index[part] = [library, type(module).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (folder / SETTINGS_FILE).write_text(json.dumps(asdict(reasoner.settings), indent=2) + "\n")
+
+
+def load(name: str | Path | None = None) -> Reasoner:
+    """A Reasoner by name ("nano") or from a folder; MINICOS_MODEL, else "nano", when no name is given.
+
+    Raises MinicosError for an unknown name and for a folder that is missing, incomplete, damaged or of another kind.
+    """
+    name = name or os.environ.get("MINICOS_MODEL") or "nano"
+    folder = CHECKPOINTS / name if str(name) in shipped() else Path(name)
+    if not folder.is_dir():
+        raise MinicosError(f"unknown model '{name}': choose from {', '.join(shipped())}, or give a checkpoint's folder")
+    index = _read_json(folder / "model_index.json")
+    if index.get("_class_name") != PIPELINE:
+        raise MinicosError(f"{folder} holds a {index.get('_class_name')}, not a {PIPELINE}")
+    settings = _read_settings(folder)
+    parts = {
+        part: _load_part(folder, part, index.get(part) or [None, None])
+        for part in ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
+    }
+    missing = [part for part in ("transformer", "vae", "text_encoder") if parts[part] is None]
+    if missing:
+        raise MinicosError(f"{folder} has no {missing[0]}: the checkpoint is incomplete")
+    return Reasoner(settings, **parts, folder=folder)
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(path.parent.name for path in CHECKPOINTS.glob("*/model_index.json"))
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MinicosError(f"{path.parent} has no {path.name}: not a checkpoint in the Wan2.2 layout") from None
+    except (OSError, ValueError) as error:
+        raise MinicosError(f"{path} cannot be read ({error}): restore it, or train anew") from None
+
+
+def _read_settings(folder: Path) -> Settings:
+    try:
+        return parse_settings(_read_json(folder / SETTINGS_FILE))
+    except TypeError as error:
+        raise MinicosError(f"{folder / SETTINGS_FILE} is of another version ({error}): train anew") from None
+
+
+def parse_settings(values: dict) -> Settings:
+    """Settings from JSON, where tuples have become lists. Raises TypeError for missing and for unknown names."""
+    return Settings(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def _load_part(folder: Path, part: str, origin: list) -> object | None:
+    class_name = origin[1]
+    if class_name is None:
+        return None
+    if not (folder / part).is_dir():
+        raise MinicosError(f"{folder} has no {part} folder: the checkpoint is incomplete")
+    try:
+        return _load_component(class_name, folder / part)
+    except MinicosError:
+        raise
+    except Exception as error:  # whatever a library raises on a damaged file becomes one line
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MinicosError(f"{folder / part} is damaged or of another kind: {reason}") from error
+
+
+def _load_component(class_name: str, folder: Path) -> object:
+    if class_name in ("PixelVAE", "WordEncoder"):
+        from minicos import parts as library
+    elif class_name in ("WanTransformer3DModel", "AutoencoderKLWan"):
+        import diffusers as library
+    elif class_name in ("UMT5EncoderModel", "T5TokenizerFast", "T5Tokenizer"):
+        import transformers as library
+    else:
+        raise MinicosError(f"{folder} holds a {class_name}, which no Wan2.2 pipeline has")
+    kind = getattr(library, class_name)
+    if class_name.startswith("T5Tokenizer"):
+        return kind.from_pretrained(folder)
+    module, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    # diffusers fills what a file lacks with random numbers and a warning: for us that is a damaged checkpoint.
+    strangers = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if strangers:
+        raise MinicosError(f"{folder} does not fit its configuration: {len(strangers)} tensors, as {strangers[0]}")
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,85 @@
+"""Pictures: film strips of a run, and walls of solved videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minicos.flow import Step
+from minicos.tasks import Score, Video
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Verdicts differ in mark as well as in colour (Okabe and Ito's, told apart by colour-blind readers).
+MARKS = {"solved": ("✓", "#009E73"), "wrong": ("✗", "#D55E00"), "invalid": ("!", "#CC79A7"), "unreadable": ("?", "#56606B")}
+
+
+def film_strip(estimates: Sequence[Video], steps: Sequence[Step], scores: Sequence[Score], title: str) -> Figure:
+    """x0_hat along denoising: a row for each step with its sigma, a column for each frame, the verdict at the right.
+
+    estimates: one uint8 (frames, height, width, 3) video for each of `steps`.
+    """
+    from matplotlib.figure import Figure
+
+    rows, frames = len(estimates), len(estimates[0])
+    height, width = estimates[0].shape[1:3]
+    cell = 0.95
+    figure = Figure(figsize=(cell * width / height * frames + 2.4, cell * rows + 0.9), layout="constrained", dpi=150)
+    axes = figure.subplots(rows, frames, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.06})
+    for row, (video, step, score) in enumerate(zip(estimates, steps, scores, strict=True)):
+        for frame in range(frames):
+            axis = axes[row, frame]
+            axis.imshow(video[frame], interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(color="#9a9a9a", linewidth=0.6)
+            if row == 0:
+                axis.set_title(f"frame {frame}", fontsize=8)
+        axes[row, 0].set_ylabel(f"step {step.index}\nσ = {step.sigma:.2f}", fontsize=8, rotation=0, ha="right", va="center")
+        mark, colour = MARKS[score.status]
+        axes[row, -1].annotate(
+            f"{mark} {score.status}",
+            (1.08, 0.5),
+            xycoords="axes fraction",
+            fontsize=8,
+            color=colour,
+            va="center",
+            annotation_clip=False,
+        )
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def video_wall(videos: Sequence[Video], scores: Sequence[Score], columns: int = 8, scale: int = 4) -> Video:
+    """Many videos of one size as one, enlarged, each in a frame: black where solved, striped where not."""
+    frames, height, width, _ = videos[0].shape
+    margin = 4
+    tall, wide = height * scale + 2 * margin, width * scale + 2 * margin
+    rows = -(-len(videos) // columns)
+    wall = np.full((frames, rows * tall, columns * wide, 3), 255, np.uint8)
+    for place, (video, score) in enumerate(zip(videos, scores, strict=True)):
+        top, left = place // columns * tall, place % columns * wide
+        tile = wall[:, top : top + tall, left : left + wide]
+        tile[:, 1:-1, 1:-1] = 60 if score.solved else 235
+        if not score.solved:
+            tile[:, 1:-1, 1:-1][:, np.add.outer(np.arange(tall - 2), np.arange(wide - 2)) % 6 < 3] = (213, 94, 0)
+        large = video.repeat(scale, axis=1).repeat(scale, axis=2)
+        tile[:, margin:-margin, margin:-margin] = large
+    return wall
+
+
+def save_video(video: Video, path: Path, seconds_per_frame: float = 0.5) -> None:
+    """Write a uint8 video as .gif (endless) or .mp4 (H.264, once, the last frame held)."""
+    import imageio.v3 as imageio
+
+    if path.suffix == ".gif":
+        times = [int(seconds_per_frame * 1000)] * (len(video) - 1) + [1500]
+        imageio.imwrite(path, video, duration=times, loop=0)
+        return
+    _, height, width, _ = video.shape
+    even = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # H.264 wants even sides
+    held = np.concatenate([even, even[-1:], even[-1:]])
+    imageio.imwrite(path, held, fps=1 / seconds_per_frame, codec="libx264", macro_block_size=1, quality=8)

@@ -1,0 +1,435 @@
+"""Mazes: find the shortest way from the green cell to the red cell.
+
+How a cell looks. A maze of size n is a board of 4n x 4n units; each cell has 4 x 4 of them. The inner 2 x 2 units are
+the cell's floor. The two middle units of each side are an opening (floor) or a wall (black); the four corner units are
+always wall. A passage between two cells is thus 2 units long, one in each cell, and the outer border is 1 unit thick.
+The picture is the same under all 8 symmetries of the square, and at the native size one unit is one pixel.
+
+What moves. Frame 0 shows walls, start (green) and goal (red). Frame f of F shows an orange trail up to route cell
+n(f) = round(f L / (F - 1)), L moves being the length of the route: the trail fills the floor of the cells it has
+reached and the openings it went through; its head is the agent. Start and goal keep their colours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicos.tasks.base import WHITE, Board, Puzzle, Score, Split, Task, Video, check_video, nearest_colour
+from minicos.tasks.base import puzzle_rng, split_of
+
+Cell = tuple[int, int]
+Route = tuple[Cell, ...]
+
+# Colours as in VBVR's maze task, so that scorers that know only colours can read our videos.
+WALL, FLOOR, START, GOAL, PATH = range(5)
+PALETTE = np.array([(0, 0, 0), WHITE, (0, 200, 0), (220, 0, 0), (255, 165, 0)], np.uint8)
+COLOUR_NAMES = ("black", "white", "green", "red", "orange")
+UNREADABLE = -1
+
+HELD_OUT_FROM = 5  # below 5 x 5 there are too few mazes to hold any out
+MOST_ROUTES = 8  # accepted shortest routes of a braided maze
+CORE = 0.6  # share of a unit's side that is read in large videos: blur and compression smear the edges
+
+PROMPT = "Draw the shortest path from the green cell to the red cell in orange without crossing the black walls"
+
+
+@dataclass(frozen=True, eq=False)
+class MazePuzzle(Puzzle):
+    """right: (size, size - 1) bool, passage to the right; down: (size - 1, size) bool, passage downwards.
+
+    routes: every accepted route, each from start to goal; shown: the one that the ground-truth video draws.
+    """
+
+    right: NDArray[np.bool_]
+    down: NDArray[np.bool_]
+    start: Cell
+    goal: Cell
+    routes: tuple[Route, ...]
+    shown: int
+
+    @property
+    def route(self) -> Route:
+        return self.routes[self.shown]
+
+    @cached_property
+    def scene(self) -> NDArray[np.int64]:
+        """Colour index of every unit of frame 0, (4 size, 4 size)."""
+        return draw_scene(self.right, self.down, self.start, self.goal)
+
+
+class MazeTask(Task):
+    """`maze`: spanning trees, one answer. `maze-braided`: two or more shortest routes, all of them right."""
+
+    sizes = tuple(range(3, 17))
+    length_unit = "moves"
+
+    def __init__(self, name: str, braided: bool) -> None:
+        self.name = name
+        self.braided = braided
+
+    def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> MazePuzzle:
+        """Walls by one of three spanning-tree algorithms, start anywhere, goal at least size - 1 moves away."""
+        key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
+        rng = puzzle_rng(key)
+        size = self._checked(size, split, rng)
+        while True:
+            passages = TREES[int(rng.random() * len(TREES))](size, rng)
+            if self.braided:
+                passages = passages | _some_walls(size, passages, rng)
+            right, down = _passage_arrays(size, passages)
+            if self.splittable(size) and split_of(maze_structure(right, down)) != split:
+                continue
+            neighbours = _neighbours(size, passages)
+            start = _pick(list(neighbours), rng)
+            ends = _ends(neighbours, start, size - 1, at_least=2 if self.braided else 1)
+            if ends:
+                goal = _pick(ends, rng)
+                routes = shortest_routes(neighbours, start, goal)
+                shown = int(rng.random() * len(routes))
+                return MazePuzzle(self.name, key, size, PROMPT, right, down, start, goal, routes, shown)
+
+    def prompts(self) -> tuple[str, ...]:
+        return (PROMPT,)
+
+    def splittable(self, size: int) -> bool:
+        return size >= HELD_OUT_FROM
+
+    def structure(self, puzzle: MazePuzzle) -> bytes:
+        return maze_structure(puzzle.right, puzzle.down)
+
+    def length(self, puzzle: MazePuzzle) -> int:
+        return len(puzzle.route) - 1
+
+    def canvas(self, puzzle: MazePuzzle) -> tuple[int, int]:
+        return 4 * puzzle.size, 4 * puzzle.size
+
+    def render(self, puzzle: MazePuzzle, frames: int, canvas: tuple[int, int] | None = None) -> Video:
+        reached = draw_arrival(puzzle.size, puzzle.route)
+        moves = self.length(puzzle)
+        trail = np.array([int(f * moves / (frames - 1) + 0.5) for f in range(frames)])
+        units = np.where(reached <= trail[:, None, None], PATH, puzzle.scene)
+        side = 4 * puzzle.size
+        return Board(side, side).draw(PALETTE[units], *(canvas or (side, side)))
+
+    def decode(self, video: Video, puzzle: MazePuzzle) -> Route | None:
+        """The trail of the last frame, from the green cell on; None where it is unreadable or no trail."""
+        check_video(video)
+        reading = read_scene(video[-1:], puzzle.size)[0]
+        trail = follow_trail(reading)
+        return trail if isinstance(trail, tuple) else None
+
+    def score(self, video: Video, puzzle: MazePuzzle) -> Score:
+        check_video(video)
+        given = read_scene(PALETTE[puzzle.scene][None], puzzle.size)[0]
+        trails: list[Route | _Fault] = []
+        for frame, reading in enumerate(read_scene(video, puzzle.size)):
+            trail = _scene_fault(reading, given) or follow_trail(reading)
+            trails.append(trail if isinstance(trail, tuple) else _Fault(trail.status, f"frame {frame}: {trail.reason}"))
+        final = trails[-1]
+        answer = final in puzzle.routes
+        for status in ("unreadable", "invalid"):
+            for trail in trails:
+                if isinstance(trail, _Fault) and trail.status == status:
+                    return Score(status, trail.reason, answer)
+        reason = _process_fault(trails)
+        if reason:
+            return Score("invalid", reason, answer)
+        if answer:
+            return Score("solved", "", True)
+        if final[-1] != puzzle.goal:
+            return Score("wrong", f"the trail ends at {final[-1]}, the goal is {puzzle.goal}", False)
+        return Score(
+            "wrong", f"a longer way: {len(final) - 1} moves, the shortest has {len(puzzle.routes[0]) - 1}", False
+        )
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------
+
+Passages = frozenset[tuple[Cell, Cell]]  # each pair ordered, upper or left cell first
+
+
+def _pick(items: list, rng: Random):
+    return items[int(rng.random() * len(items))]
+
+
+def _ordered(a: Cell, b: Cell) -> tuple[Cell, Cell]:
+    return (a, b) if a < b else (b, a)
+
+
+def _around(cell: Cell, size: int) -> list[Cell]:
+    row, column = cell
+    candidates = ((row - 1, column), (row, column - 1), (row, column + 1), (row + 1, column))
+    return [(r, c) for r, c in candidates if 0 <= r < size and 0 <= c < size]
+
+
+def backtracker(size: int, rng: Random) -> Passages:
+    """Depth-first search: long winding corridors."""
+    here = (int(rng.random() * size), int(rng.random() * size))
+    stack, seen, passages = [here], {here}, set()
+    while stack:
+        fresh = [cell for cell in _around(stack[-1], size) if cell not in seen]
+        if not fresh:
+            stack.pop()
+            continue
+        cell = _pick(fresh, rng)
+        passages.add(_ordered(stack[-1], cell))
+        seen.add(cell)
+        stack.append(cell)
+    return frozenset(passages)
+
+
+def prim(size: int, rng: Random) -> Passages:
+    """Growth from a random border cell: short branches, many dead ends."""
+    here = (int(rng.random() * size), int(rng.random() * size))
+    seen, passages = {here}, set()
+    border = [(here, cell) for cell in _around(here, size)]
+    while border:
+        place = int(rng.random() * len(border))
+        border[place], border[-1] = border[-1], border[place]
+        inside, cell = border.pop()
+        if cell in seen:
+            continue
+        passages.add(_ordered(inside, cell))
+        seen.add(cell)
+        border += [(cell, other) for other in _around(cell, size) if other not in seen]
+    return frozenset(passages)
+
+
+def wilson(size: int, rng: Random) -> Passages:
+    """Loop-erased random walks (Wilson 1996): every spanning tree is equally likely."""
+    cells = [(r, c) for r in range(size) for c in range(size)]
+    seen, passages = {_pick(cells, rng)}, set()
+    for first in cells:
+        onward, cell = {}, first
+        while cell not in seen:
+            onward[cell] = _pick(_around(cell, size), rng)
+            cell = onward[cell]
+        cell = first
+        while cell not in seen:
+            passages.add(_ordered(cell, onward[cell]))
+            seen.add(cell)
+            cell = onward[cell]
+    return frozenset(passages)
+
+
+TREES = (backtracker, prim, wilson)
+
+
+def _some_walls(size: int, passages: Passages, rng: Random) -> Passages:
+    """About one wall in five, to be opened: each closes a loop of the tree."""
+    cells = [(r, c) for r in range(size) for c in range(size)]
+    walls = [_ordered(a, b) for a in cells for b in _around(a, size) if a < b and (a, b) not in passages]
+    return frozenset(wall for wall in walls if rng.random() < 0.2)
+
+
+def _neighbours(size: int, passages: Passages) -> dict[Cell, list[Cell]]:
+    neighbours: dict[Cell, list[Cell]] = {(r, c): [] for r in range(size) for c in range(size)}
+    for a, b in sorted(passages):
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    return neighbours
+
+
+def _distances(neighbours: dict[Cell, list[Cell]], start: Cell) -> tuple[dict[Cell, int], dict[Cell, int]]:
+    """Moves from start, and the number of shortest routes, for every cell in reach."""
+    moves, count, queue = {start: 0}, {start: 1}, deque([start])
+    while queue:
+        cell = queue.popleft()
+        for other in neighbours[cell]:
+            if other not in moves:
+                moves[other], count[other] = moves[cell] + 1, 0
+                queue.append(other)
+            if moves[other] == moves[cell] + 1:
+                count[other] += count[cell]
+    return moves, count
+
+
+def _ends(neighbours: dict[Cell, list[Cell]], start: Cell, nearest: int, at_least: int) -> list[Cell]:
+    moves, count = _distances(neighbours, start)
+    return [cell for cell in sorted(moves) if moves[cell] >= nearest and at_least <= count[cell] <= MOST_ROUTES]
+
+
+def shortest_routes(neighbours: dict[Cell, list[Cell]], start: Cell, goal: Cell) -> tuple[Route, ...]:
+    """Every shortest route from start to goal, in lexicographic order."""
+    moves, _ = _distances(neighbours, goal)
+    routes: list[Route] = [(start,)]
+    for left in range(moves[start] - 1, -1, -1):
+        routes = [(*route, cell) for route in routes for cell in neighbours[route[-1]] if moves[cell] == left]
+    return tuple(sorted(routes))
+
+
+def _passage_arrays(size: int, passages: Passages) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    right, down = np.zeros((size, size - 1), bool), np.zeros((size - 1, size), bool)
+    for (row, column), (other, _) in passages:
+        if row == other:
+            right[row, column] = True
+        else:
+            down[row, column] = True
+    return right, down
+
+
+def maze_structure(right: NDArray[np.bool_], down: NDArray[np.bool_]) -> bytes:
+    """The maze graph, equal for its 8 symmetric images; start and goal do not count."""
+    images = []
+    for _ in range(4):
+        right, down = down.T[:, ::-1], right.T  # a quarter turn clockwise
+        images += [right.tobytes() + down.tobytes(), right[:, ::-1].tobytes() + down[:, ::-1].tobytes()]
+    return min(images)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+def draw_scene(
+    right: NDArray[np.bool_], down: NDArray[np.bool_], start: Cell, goal: Cell
+) -> NDArray[np.int64]:
+    """Colour index of every unit of the given image, (4 size, 4 size)."""
+    size = len(right)
+    units = np.full((4 * size, 4 * size), WALL)
+    cells = units.reshape(size, 4, size, 4)
+    cells[:, 1:3, :, 1:3] = FLOOR
+    opening = np.where(right, FLOOR, WALL)[:, None, :]
+    cells[:, 1:3, :-1, 3] = opening
+    cells[:, 1:3, 1:, 0] = opening
+    opening = np.where(down, FLOOR, WALL)[:, :, None]
+    cells[:-1, 3, :, 1:3] = opening
+    cells[1:, 0, :, 1:3] = opening
+    cells[start[0], 1:3, start[1], 1:3] = START
+    cells[goal[0], 1:3, goal[1], 1:3] = GOAL
+    return units
+
+
+def draw_arrival(size: int, route: Route) -> NDArray[np.int64]:
+    """For every unit, the number of moves after which the trail covers it; larger than any route where it never does."""
+    units = np.full((4 * size, 4 * size), 4 * size * size)
+    for move, ((r0, c0), (r1, c1)) in enumerate(zip(route, route[1:], strict=False), start=1):
+        top, left = min(r0, r1), min(c0, c1)
+        if r0 == r1:
+            units[4 * top + 1 : 4 * top + 3, 4 * left + 3 : 4 * left + 5] = move
+        else:
+            units[4 * top + 3 : 4 * top + 5, 4 * left + 1 : 4 * left + 3] = move
+        if move < len(route) - 1:
+            units[4 * r1 + 1 : 4 * r1 + 3, 4 * c1 + 1 : 4 * c1 + 3] = move
+    return units
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Colour indices of one frame, UNREADABLE (-1) where no palette colour is near.
+
+    floor: (size, size); right: (size, size - 1) and down: (size - 1, size), the openings or walls between two cells;
+    fixed: (size, size), the worst of a cell's corners and border sides, which are always wall.
+    """
+
+    floor: NDArray[np.int64]
+    right: NDArray[np.int64]
+    down: NDArray[np.int64]
+    fixed: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Fault:
+    status: str
+    reason: str
+
+
+def read_scene(video: Video, size: int) -> list[Reading]:
+    """Read every frame of a uint8 (frames, height, width, 3) video of a maze of this size; uses nothing else of it."""
+    units = Board(4 * size, 4 * size).read(video, CORE).reshape(-1, size, 4, size, 4, 3)
+    floor = units[:, :, 1:3, :, 1:3].mean((2, 4))
+    north, south = units[:, :, 0, :, 1:3].mean(3), units[:, :, 3, :, 1:3].mean(3)
+    west, east = units[:, :, 1:3, :, 0].mean(2), units[:, :, 1:3, :, 3].mean(2)
+    corners = units[:, :, ::3][:, :, :, :, ::3].mean((2, 4))
+    # The border sides of the outer cells, black by definition elsewhere, so that one array holds all that never opens.
+    border = np.stack([corners] * 5)
+    border[1][:, 0], border[2][:, -1], border[3][:, :, 0], border[4][:, :, -1] = (
+        north[:, 0],
+        south[:, -1],
+        west[:, :, 0],
+        east[:, :, -1],
+    )
+    fixed = np.where((nearest_colour(border, PALETTE) == WALL).all(0), WALL, UNREADABLE)
+    right = nearest_colour((east[:, :, :-1] + west[:, :, 1:]) / 2, PALETTE)
+    down = nearest_colour((south[:, :-1] + north[:, 1:]) / 2, PALETTE)
+    parts = nearest_colour(floor, PALETTE), right, down, fixed
+    return [Reading(*frame) for frame in zip(*parts, strict=True)]
+
+
+def _first(mask: NDArray[np.bool_]) -> Cell:
+    row, column = np.argwhere(mask)[0]
+    return int(row), int(column)
+
+
+def _scene_fault(reading: Reading, given: Reading) -> _Fault | None:
+    """Why this frame is not the given scene with something drawn on its floor; None if it is."""
+    for part in ("floor", "right", "down", "fixed"):
+        unreadable = getattr(reading, part) == UNREADABLE
+        if unreadable.any():
+            return _Fault("unreadable", f"no palette colour at cell {_first(unreadable)} ({part})")
+    for part in ("right", "down"):
+        seen, scene = getattr(reading, part), getattr(given, part)
+        crossed = (scene == WALL) & (seen != WALL)
+        if crossed.any():
+            return _Fault("invalid", f"a wall is crossed or gone at cell {_first(crossed)} ({part})")
+        closed = (scene == FLOOR) & (seen != FLOOR) & (seen != PATH)
+        if closed.any():
+            return _Fault("invalid", f"a passage changed at cell {_first(closed)} ({part})")
+    moved = np.where(given.floor == FLOOR, (reading.floor != FLOOR) & (reading.floor != PATH), False)
+    moved |= (given.floor != FLOOR) & (reading.floor != given.floor)
+    if moved.any():
+        cell = _first(moved)
+        return _Fault("invalid", f"cell {cell} turned {COLOUR_NAMES[reading.floor[cell]]}")
+    return None
+
+
+def follow_trail(reading: Reading) -> Route | _Fault:
+    """The trail from the green cell through orange openings, as cells; a fault where it is not one simple path."""
+    starts = np.argwhere(reading.floor == START)
+    if len(starts) != 1:
+        return _Fault("invalid", f"{len(starts)} green cells instead of one")
+    links: dict[Cell, list[Cell]] = {}
+    for mask, (down, across) in ((reading.right == PATH, (0, 1)), (reading.down == PATH, (1, 0))):
+        for row, column in np.argwhere(mask).tolist():
+            one, other = (row, column), (row + down, column + across)
+            links.setdefault(one, []).append(other)
+            links.setdefault(other, []).append(one)
+    trail: list[Cell] = [tuple(starts[0].tolist())]
+    while onward := [cell for cell in links.get(trail[-1], []) if cell not in trail[-2:-1]]:
+        if len(onward) > 1:
+            return _Fault("invalid", f"the trail forks at {trail[-1]}")
+        if onward[0] in trail:
+            return _Fault("invalid", f"the trail returns to {onward[0]}")
+        if reading.floor[onward[0]] not in (PATH, GOAL):
+            return _Fault("invalid", f"the trail stops in the opening before {onward[0]}")
+        trail.append(onward[0])
+    drawn = int((reading.floor == PATH).sum()) + int(reading.floor[trail[-1]] == GOAL)
+    openings = int((reading.right == PATH).sum() + (reading.down == PATH).sum())
+    if drawn != len(trail) - 1 or openings != len(trail) - 1:
+        return _Fault("invalid", f"orange pieces that the trail to {trail[-1]} does not reach: a jump")
+    return tuple(trail)
+
+
+def _process_fault(trails: list[Route]) -> str:
+    """Why readable trails are no walk: frame 0 not the given image, no prefix, shrinking, or a leap; '' if they are."""
+    final = trails[-1]
+    leap = ceil((len(final) - 1) / (len(trails) - 1)) + 1
+    if len(trails[0]) > 1:
+        return "frame 0 already shows a trail"
+    for frame, (before, now) in enumerate(zip(trails, trails[1:], strict=False), start=1):
+        if now != final[: len(now)]:
+            return f"frame {frame}: the trail is no prefix of the last frame's"
+        if len(now) < len(before):
+            return f"frame {frame}: the trail shrinks"
+        if len(now) - len(before) > leap:
+            return f"frame {frame}: the trail leaps {len(now) - len(before)} cells, at most {leap} are a walk"
+    return ""

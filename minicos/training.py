@@ -1,0 +1,318 @@
+"""Training a miniature from nothing: puzzles made on the fly, Muon for the blocks, exact resumption.
+
+Every batch is a function of (seed, batch number): puzzles, noise and noise levels alike. A run that was killed and
+resumed therefore sees what an undisturbed run would have seen, and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, Timer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
+
+from minicos import flow
+from minicos.cards import TRAINING_FILE, provenance
+from minicos.errors import MinicosError
+from minicos.evaluation import solved_rate
+from minicos.files import prepare_folder
+from minicos.model import Reasoner, Settings, save, to_latent_range
+from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
+from minicos.tasks import get_task, vocabulary
+
+LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
+RESUME_FILE = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum: up to this share of training, draw (task, size) with these weights."""
+
+    until: float
+    mix: dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a preset is trained. tokens: of one batch, whatever its puzzles' size.
+
+    Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
+    validate: (task, size) whose solved rate is logged every `validate_every` steps.
+    """
+
+    steps: int
+    tokens: int
+    stages: tuple[Stage, ...]
+    validate: tuple[tuple[str, int], ...]
+    muon_lr: float = 0.02
+    adamw_lr: float = 2e-3
+    warmup: int = 50
+    cooldown: float = 0.4
+    ema: float = 0.99
+    shift: float = 3.0
+    prompt_dropout: float = 0.1
+    validate_every: int = 250
+    save_every: int = 100
+
+    def tasks(self) -> dict[str, list[int]]:
+        """The sizes of each task in the curriculum."""
+        pairs = sorted({pair for stage in self.stages for pair in stage.mix})
+        return {name: [size for other, size in pairs if other == name] for name, _ in pairs}
+
+
+RECIPES = {
+    "nano": Recipe(
+        steps=2400,
+        tokens=4000,
+        stages=(
+            Stage(0.1, {("maze", 3): 1, ("maze", 4): 1}),
+            Stage(1.0, {("maze", 3): 0.05, ("maze", 4): 0.15, ("maze", 5): 0.8}),
+        ),
+        validate=(("maze", 5),),
+    ),
+}
+
+
+def build(name: str, seed: int, recipe: Recipe | None = None) -> Reasoner:
+    """A miniature with random weights of this preset; raises MinicosError for an unknown one."""
+    from diffusers import WanTransformer3DModel
+
+    preset = preset_of(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = WanTransformer3DModel(**preset.transformer_config())
+        text_encoder = WordEncoder(vocabulary(), preset.text_width, preset.text_tokens)
+    # The class has no initialisation of its own: start from predicting nothing, a plain and stable beginning.
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+    tasks = (recipe or RECIPES[name]).tasks()
+    settings = Settings(name, preset.frames, preset.steps, preset.shift, tasks=tasks)
+    return Reasoner(settings, transformer, None, PixelVAE(), text_encoder)
+
+
+def preset_of(name: str) -> Preset:
+    if name not in PRESETS:
+        raise MinicosError(f"unknown preset '{name}': choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+class Batches(IterableDataset):
+    """Batches number `start`, start + 1, ...: {"video", "prompts", "sigma", "noise"} for puzzles of one size."""
+
+    def __init__(self, recipe: Recipe, frames: int, seed: int, start: int, rank: int, world: int) -> None:
+        self.recipe, self.frames, self.seed, self.start = recipe, frames, seed, start
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[dict]:
+        for number in range(self.start, self.recipe.steps):
+            yield self.batch(number)
+
+    def batch(self, number: int) -> dict:
+        rng = Random(f"batch/{self.seed}/{number}")
+        stage = next(s for s in self.recipe.stages if number < s.until * self.recipe.steps)
+        (name, size), *_ = rng.choices(list(stage.mix), list(stage.mix.values()))
+        task = get_task(name)
+        sample = task.sample(self.seed, 0, size=size)
+        height, width = task.canvas(sample)
+        count = max(1, self.recipe.tokens // (self.frames * height * width // PATCH**2))
+        first = (number * self.world + self.rank) * count
+        puzzles = [task.sample(self.seed, first + i, size=size) for i in range(count)]
+        video = to_latent_range(torch.utils.data.default_collate([task.render(p, self.frames) for p in puzzles]).numpy())
+        prompts = ["" if rng.random() < self.recipe.prompt_dropout else p.prompt for p in puzzles]
+        generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)
+        sigma = flow.shift_sigma(torch.rand(count, generator=generator), self.recipe.shift)
+        return {
+            "video": video,
+            "prompts": prompts,
+            "sigma": sigma,
+            "noise": torch.randn(video.shape, generator=generator),
+        }
+
+
+class PuzzleData(L.LightningDataModule):
+    """Training batches from the step that the trainer has reached."""
+
+    def __init__(self, recipe: Recipe, frames: int, seed: int) -> None:
+        super().__init__()
+        self.recipe, self.frames, self.seed = recipe, frames, seed
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        batches = Batches(
+            self.recipe, self.frames, self.seed, trainer.global_step, trainer.global_rank, trainer.world_size
+        )
+        return DataLoader(batches, batch_size=None)
+
+
+class FlowMatching(L.LightningModule):
+    """The velocity loss on a Reasoner's transformer and words, with an exponential moving average of both."""
+
+    def __init__(self, reasoner: Reasoner, recipe: Recipe) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # two optimisers a step
+        self.recipe = recipe
+        self.reasoner = reasoner
+        self.learned = nn.ModuleDict({"transformer": reasoner.transformer, "text_encoder": reasoner.text_encoder})
+        self.averaged = AveragedModel(self.learned, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+
+    def averaged_reasoner(self) -> Reasoner:
+        """The model to evaluate and to ship."""
+        learned = self.averaged.module
+        parts = learned["transformer"], None, self.reasoner.vae, learned["text_encoder"]
+        return Reasoner(self.reasoner.settings, *parts)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices = [p for p in self.learned["transformer"].blocks.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.learned.parameters() if id(p) not in chosen]
+        return [
+            torch.optim.Muon(matrices, lr=self.recipe.muon_lr, momentum=0.95, weight_decay=0.0),
+            torch.optim.AdamW(rest, lr=self.recipe.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+
+    def training_step(self, batch: dict, batch_index: int) -> None:
+        losses = self.losses(batch)
+        muon, adamw = self.optimizers()
+        factor = learning_rate_factor(self.recipe, self.global_step)
+        for optimizer, rate in ((muon, self.recipe.muon_lr), (adamw, self.recipe.adamw_lr)):
+            optimizer.optimizer.param_groups[0]["lr"] = factor * rate
+            optimizer.zero_grad()
+        self.manual_backward(losses.mean())
+        # Lightning counts every optimiser's step: step the second one bare, so that global_step counts batches.
+        adamw.optimizer.step()
+        muon.step()
+        self.averaged.update_parameters(self.learned)
+        self._log_losses(losses.detach(), batch["sigma"])
+
+    def losses(self, batch: dict) -> Tensor:
+        """Mean squared error of the velocity for each video, (batch,)."""
+        video, noise, sigma = batch["video"], batch["noise"], batch["sigma"]
+        condition = self.reasoner.condition_on(video[:, :, :1], batch["prompts"], video.shape[2])
+        latents = flow.interpolate(video, noise, sigma.view(-1, 1, 1, 1, 1))
+        velocity = self.reasoner.velocity(latents, sigma * flow.TIMESTEPS, condition, "cond")
+        return (velocity - flow.target_velocity(video, noise)).square().flatten(1).mean(1)
+
+    def _log_losses(self, losses: Tensor, sigma: Tensor) -> None:
+        self.log("loss", losses.mean(), prog_bar=True)
+        bins = (sigma * LOSS_BINS).long().clamp(max=LOSS_BINS - 1)
+        for i in range(LOSS_BINS):
+            if (bins == i).any():
+                self.log(f"loss_sigma_{i / LOSS_BINS:.2f}", losses[bins == i].mean())
+
+
+def learning_rate_factor(recipe: Recipe, step: int) -> float:
+    """Warm-up, plateau, linear fall to zero."""
+    left = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
+    return min((step + 1) / recipe.warmup, 1.0, left)
+
+
+class SolvedRate(L.Callback):
+    """Logs how many validation puzzles the averaged model solves, every `validate_every` steps."""
+
+    PUZZLES = 64
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: FlowMatching, *_) -> None:
+        if trainer.global_step % module.recipe.validate_every or not trainer.is_global_zero:
+            return
+        for name, size in module.recipe.validate:
+            task = get_task(name)
+            puzzles = [task.sample(0, i, size=size, split="val") for i in range(self.PUZZLES)]
+            rate = solved_rate(module.averaged_reasoner(), puzzles)
+            module.log(f"solved_{name}_{size}", rate, prog_bar=True, rank_zero_only=True)
+
+
+class SaveState(L.Callback):
+    """Writes last.ckpt every `save_every` steps, and at the end."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: FlowMatching, *_) -> None:
+        if trainer.global_step % module.recipe.save_every == 0 or trainer.global_step == module.recipe.steps:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / RESUME_FILE)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside the old one and moved over it: a kill leaves one or the other, whole."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object | None = None) -> None:
+        draft = f"{path}.draft"
+        super().save_checkpoint(checkpoint, draft, storage_options)
+        os.replace(draft, path)
+
+    def load_checkpoint(self, path: str, map_location: object = None, weights_only: bool | None = None) -> dict:
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)  # nothing is ever unpickled
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise MinicosError(f"{path} is damaged ({type(error).__name__}): train anew in another --out") from error
+
+
+def train(
+    name: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    recipe: Recipe | None = None,
+    devices: str = "auto",
+    nodes: int = 1,
+    strategy: str = "auto",
+    progress: bool = True,
+) -> Reasoner:
+    """Train a preset into `out`: logs and last.ckpt while it runs, the checkpoint in `out` itself at the end.
+
+    Raises MinicosError for an unknown preset, an `out` that cannot be written or already holds a run (unless
+    `resume`), and a resume from nothing or from a damaged state.
+    """
+    preset = preset_of(name)
+    recipe = recipe or RECIPES[name]
+    resume_from = _prepare(out, resume)
+    # Lightning advertises and reminds; what a user needs to know is in the progress bar and in our own lines.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    module = FlowMatching(build(name, seed, recipe), recipe)
+    timer = Timer()
+    trainer = L.Trainer(
+        default_root_dir=out,
+        max_steps=recipe.steps,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+        logger=[CSVLogger(out, "logs"), TensorBoardLogger(out, "logs")],
+        callbacks=[SolvedRate(), timer, SaveState(), *([RichProgressBar()] if progress else [])],
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+    )
+    trainer.fit(module, PuzzleData(recipe, preset.frames, seed), ckpt_path=resume_from)
+    reasoner = module.averaged_reasoner()
+    if trainer.is_global_zero and trainer.global_step == recipe.steps:
+        save(reasoner, out)
+        report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
+        report |= {"steps": recipe.steps, "seconds": round(timer.time_elapsed("train")), **provenance()}
+        (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")
+    return reasoner
+
+
+def _prepare(out: Path, resume: bool) -> str | None:
+    """Make the folder; the state to resume from, None for a fresh run."""
+    prepare_folder(out)
+    state = out / RESUME_FILE
+    if resume and not state.exists():
+        raise MinicosError(f"nothing to resume: {out} has no {RESUME_FILE}; train without --resume")
+    if not resume and any(out.iterdir()):
+        raise MinicosError(f"{out} is not empty: give --resume to go on with it, or another --out")
+    return str(state) if resume else None

@@ -1,0 +1,126 @@
+"""The command line as a user meets it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minicos.model import CHECKPOINTS
+
+
+def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "minicos.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["demo", "--model", "giga"], "giga"),
+        (["evaluate", "--model", "no/such/folder"], "no/such/folder"),
+        (["evaluate", "--n", "0"], "--n"),
+        (["evaluate", "--n", "many"], "--n"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (["train", "--preset", "giga", "--out", "OUT"], "giga"),
+        (["train"], "--out"),
+        (["dance"], "dance"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(arguments, word, tmp_path):
+    done = minicos(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["demo", "evaluate", "train"])
+def test_an_out_that_cannot_be_written(command, untrained_nano, tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("precious")
+    model = [] if command == "train" else ["--model", untrained_nano]
+    for out in (occupied, occupied / "below"):
+        done = minicos(command, *model, "--out", out)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "cannot write" in done.stderr
+    assert occupied.read_text() == "precious"
+
+
+def test_a_truncated_checkpoint_is_one_line(untrained_nano, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(untrained_nano, tmp_path / "copy")
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    done = minicos("demo", "--model", copy, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_demo_writes_what_it_says(tmp_path):
+    from PIL import Image
+
+    done = minicos("demo", "--out", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr
+    files = {path.name: path for path in (tmp_path / "demo").iterdir()}
+    tasks = json.loads((CHECKPOINTS / "nano" / "minicos.json").read_text())["tasks"]
+    assert {"maze", "rotation"} <= set(tasks)
+    assert set(files) == {"scores.md", *(t + e for t in tasks for e in ("-strip.png", ".gif", ".mp4"))}
+    assert files["scores.md"].read_text() in done.stdout
+    assert str(tmp_path / "demo") in done.stdout
+    for task in tasks:
+        with Image.open(files[f"{task}.gif"]) as gif:
+            assert gif.n_frames == 5
+        with Image.open(files[f"{task}-strip.png"]) as strip:
+            assert min(strip.size) > 500
+        assert files[f"{task}.mp4"].stat().st_size > 5000
+
+
+def test_evaluate_prints_and_writes_the_same_rates(tmp_path):
+    done = minicos("evaluate", "--n", 20, "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    card = (tmp_path / "report" / "README.md").read_text()
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert all(line in card for line in table)
+    assert len(table) == len(report["rows"]) + 2
+    whole = [row for row in report["rows"] if row["length"] == "all"]
+    assert {row["n"] for row in whole} == {20}
+    for row in whole:
+        parts = [r for r in report["rows"] if (r["task"], r["size"]) == (row["task"], row["size"]) and r is not row]
+        assert sum(r["n"] for r in parts) == 20
+        assert sum(row["counts"].values()) == 20
+        assert row["counts"]["solved"] == round(row["end"] * 20)
+        assert row["gap"] == pytest.approx(row["end"] - row["step_0"])
+        assert row["end_interval"][0] <= row["end"] <= row["end_interval"][1]
+    assert report["checkpoint"]["sha256"]
+
+
+def test_a_training_run_can_be_evaluated(untrained_nano, tmp_path):
+    """A checkpoint without a training report still gets its rates, and its card says what is not known."""
+    done = minicos("evaluate", "--model", untrained_nano, "--n", 2, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not recorded" in (tmp_path / "README.md").read_text()
+
+
+def test_interruption_is_quiet(tmp_path):
+    import signal
+
+    child = subprocess.Popen(
+        [sys.executable, "-m", "minicos.cli", "evaluate", "--n", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr.readline()  # the progress bar stands
+    child.send_signal(signal.SIGINT)
+    _, complaint = child.communicate()
+    assert child.returncode == 130
+    assert "Traceback" not in complaint

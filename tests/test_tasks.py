@@ -1,0 +1,92 @@
+"""What every task promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minicos.errors import MinicosError
+from minicos.tasks import TASKS, get_task
+from minicos.tasks.base import Board
+
+FINGERPRINT = """
+import hashlib
+from minicos.tasks import TASKS
+digest = hashlib.sha256()
+for name, task in TASKS.items():
+    for split in ("train", "test"):
+        for index in range(40):
+            puzzle = task.sample(7, index, split=split)
+            digest.update(task.render(puzzle, 5).tobytes() + puzzle.prompt.encode() + puzzle.key.encode())
+print(digest.hexdigest())
+"""
+
+
+def test_the_same_seed_and_index_give_the_same_bytes_in_another_process():
+    command = [sys.executable, "-c", FINGERPRINT]
+    runs = {
+        subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
+    }
+    assert len(runs) == 1
+    assert len(runs.pop().strip()) == 64
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_seed_and_index_both_matter(name):
+    task = get_task(name)
+    keys = {task.render(task.sample(s, i), 5).tobytes() for s in range(5) for i in range(20)}
+    assert len(keys) > 90
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(("frames", "canvas"), [(5, None), (81, (48, 64)), (2, (480, 832))])
+def test_render_gives_what_was_asked_for(name, frames, canvas):
+    task = get_task(name)
+    puzzle = task.sample(0, 0)
+    canvas = canvas if canvas is None or task.canvas(puzzle)[1] <= canvas[1] else (480, 832)
+    video = task.render(puzzle, frames, canvas)
+    assert video.dtype == np.uint8
+    assert video.shape == (frames, *(canvas or task.canvas(puzzle)), 3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_prompts_are_complete(name):
+    task = get_task(name)
+    assert {task.sample(0, i).prompt for i in range(200)} == set(task.prompts())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_bad_videos_are_refused_in_one_line(name):
+    task = get_task(name)
+    puzzle = task.sample(0, 0)
+    good = task.render(puzzle, 5)
+    for bad in (good[0], good[:1], good.astype(float), good[..., :2], "video", good[:, :8, :8]):
+        with pytest.raises(MinicosError) as caught:
+            task.score(bad, puzzle)
+        assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_sizes_and_splits_are_refused():
+    with pytest.raises(MinicosError, match="unknown task 'sudoku'"):
+        get_task("sudoku")
+    with pytest.raises(MinicosError, match="no size 2"):
+        get_task("maze").sample(0, 0, size=2)
+    with pytest.raises(MinicosError, match="unknown split"):
+        get_task("maze").sample(0, 0, split="exam")
+
+
+def test_a_board_reads_what_it_draws_at_any_size():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        rows, columns = rng.integers(1, 30, 2)
+        board = Board(int(rows), int(columns))
+        units = rng.integers(0, 256, (2, rows, columns, 3), np.uint8)
+        height, width = rows * rng.integers(3, 9) + rng.integers(0, 9), columns * rng.integers(3, 9) + rng.integers(0, 9)
+        canvas = board.draw(units, int(height), int(width))
+        assert np.abs(board.read(canvas, core=0.3) - units).max() < 1e-3
+
+

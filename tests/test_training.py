@@ -1,0 +1,158 @@
+"""Training repeats exactly, survives kill -9, never sees a test puzzle, and learns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minicos.errors import MinicosError
+from minicos.training import RECIPES, RESUME_FILE, Batches, learning_rate_factor, train
+
+STEPS = 8
+# A child process that trains the real preset for a few small batches, and kills itself with SIGKILL at a given moment.
+CHILD = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+import lightning as L
+import minicos.training as training
+
+out, kill_at, where, resume = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "resume"
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if where == "step":
+    original = training.FlowMatching.training_step
+    def step(self, batch, index):
+        if self.global_step == kill_at:
+            die()
+        return original(self, batch, index)
+    training.FlowMatching.training_step = step
+elif where == "save":  # in the middle of writing a state: the draft is there, the old state is not yet replaced
+    saves = []
+    replace_file = os.replace
+    def interrupted(source, target):
+        saves.append(1)
+        if str(source).endswith(".draft") and len(saves) == kill_at:
+            with open(source, "r+b") as file:
+                file.truncate(1000)
+            die()
+        replace_file(source, target)
+    training.os.replace = interrupted
+
+stages = (training.Stage(0.5, {("maze", 3): 1}), training.Stage(1.0, {("maze", 3): 1, ("rotation", 7): 1}))
+recipe = replace(training.RECIPES["nano"], steps=%d, tokens=180, stages=stages, validate=(("maze", 3),),
+                 validate_every=4, save_every=2, warmup=2)
+training.train("nano", out, seed=5, resume=resume, recipe=recipe, progress=False)
+""" % STEPS
+
+
+def run_child(out: Path, kill_at: int = -1, where: str = "step", resume: bool = False) -> int:
+    command = [sys.executable, "-c", CHILD, str(out), str(kill_at), where, "resume" if resume else "fresh"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
+    return done.returncode
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    name = "diffusion_pytorch_model.safetensors"
+    return {f"{p}.{k}": v for p in ("transformer", "text_encoder") for k, v in load_file(folder / p / name).items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, torch.Tensor]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run_child(out) == 0
+    return weights(out)
+
+
+@pytest.mark.parametrize(("kill_at", "where"), [(5, "step"), (2, "save")])
+def test_a_killed_run_resumes_to_the_same_weights(undisturbed, tmp_path, kill_at, where):
+    out = tmp_path / "run"
+    assert run_child(out, kill_at, where) == -signal.SIGKILL
+    assert (out / RESUME_FILE).exists()
+    assert run_child(out, resume=True) == 0
+    resumed = weights(out)
+    assert resumed.keys() == undisturbed.keys()
+    assert all(torch.equal(resumed[key], undisturbed[key]) for key in undisturbed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kill_at", range(3, STEPS))
+def test_a_run_killed_at_any_step_resumes_to_the_same_weights(undisturbed, tmp_path, kill_at):
+    test_a_killed_run_resumes_to_the_same_weights(undisturbed, tmp_path, kill_at, "step")
+
+
+def test_batches_depend_on_seed_and_number_only():
+    recipe = RECIPES["nano"]
+    batches = [Batches(recipe, 5, seed, start, 0, 1).batch(number) for seed, start, number in [(0, 0, 7), (0, 7, 7), (1, 0, 7), (0, 0, 8)]]
+    first, same, *others = batches
+    assert first["prompts"] == same["prompts"]
+    assert all(torch.equal(first[key], same[key]) for key in ("video", "noise", "sigma"))
+    assert all(not torch.equal(first["sigma"], other["sigma"]) for other in others)
+
+
+def test_ranks_share_a_batch_without_overlap():
+    ranks = [Batches(RECIPES["nano"], 5, 0, 0, rank, 2).batch(30) for rank in range(2)]
+    videos = [tuple(v.numpy().tobytes() for v in batch["video"]) for batch in ranks]
+    assert ranks[0]["video"].shape == ranks[1]["video"].shape
+    assert not set(videos[0]) & set(videos[1])
+
+
+def test_no_test_puzzle_in_training():
+    from minicos.tasks import get_task
+    from minicos.tasks.base import split_of
+
+    for name, size in {key for stage in RECIPES["nano"].stages for key in stage.mix}:
+        task = get_task(name)
+        if not task.splittable(size):
+            continue
+        for index in range(200):
+            assert split_of(task.structure(task.sample(0, index, size=size))) == "train"
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    recipe = replace(RECIPES["nano"], steps=1000, warmup=10, cooldown=0.2)
+    rates = [learning_rate_factor(recipe, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.1)
+    assert set(rates[10:800]) == {1.0}
+    assert rates[900] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.01
+
+
+def test_a_few_steps_lower_the_loss(tmp_path):
+    recipe = replace(RECIPES["nano"], steps=40, tokens=400, save_every=40, validate_every=1000, warmup=5)
+    train("nano", tmp_path / "run", recipe=recipe, progress=False)
+    lines = (tmp_path / "run" / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    loss = lines[0].split(",").index("loss")
+    first, last = (float(lines[i].split(",")[loss]) for i in (1, -1))
+    assert last < 0.7 * first
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(MinicosError, match="not empty"):
+        train("nano", tmp_path)
+    with pytest.raises(MinicosError, match="nothing to resume"):
+        train("nano", tmp_path, resume=True)
+    assert (tmp_path / "precious").read_text() == "data"
+    with pytest.raises(MinicosError, match="unknown preset"):
+        train("giga", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_state_is_told_in_one_line(tmp_path):
+    (tmp_path / RESUME_FILE).write_bytes(b"not a state")
+    with pytest.raises(MinicosError) as caught:
+        train("nano", tmp_path, resume=True, progress=False)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / RESUME_FILE).read_bytes() == b"not a state"
