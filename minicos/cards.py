@@ -11,18 +11,46 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos import __version__
 
 if TYPE_CHECKING:
-    from minicos.evaluation import Row
     from minicos.model import Reasoner
 
 TRAINING_FILE = "training.json"
 EVALUATION_FILE = "evaluation.json"
 COLUMNS = ("task", "size", "length", "n", "solved", "step 0", "gap", "answer", "wrong", "invalid", "unreadable")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Rates over one group of puzzles; intervals are 95 %. `length` is "all" or a bin, in the task's unit.
+
+    end, step_0 and answer: share solved (answer: last frame right); gap: end minus step_0, paired.
+    """
+
+    task: str
+    size: int
+    length: str
+    trained: bool
+    n: int
+    counts: dict[str, int]
+    end: float
+    end_interval: tuple[float, float]
+    step_0: float
+    step_0_interval: tuple[float, float]
+    gap: float
+    gap_interval: tuple[float, float]
+    answer: float
+    answer_interval: tuple[float, float]
+
+
+def rows_of(report: dict) -> list[Row]:
+    """The rows of evaluation.json, as they were before they became JSON."""
+    return [Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in report["rows"]]
 
 
 def provenance() -> dict[str, str]:
@@ -34,16 +62,25 @@ def provenance() -> dict[str, str]:
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, "
-        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}",
+        "machine": _machine(),
     }
+
+
+def _machine() -> str:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {cores} cores, {gpu}"
 
 
 def _commit() -> str:
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "--", "*.py"], cwd=here, capture_output=True, text=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "*.py"], cwd=here, capture_output=True, text=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown: not a git checkout"
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
@@ -51,7 +88,9 @@ def _commit() -> str:
 
 def describe_weights(reasoner: Reasoner) -> dict:
     """Parameters, bytes on disk and SHA-256 of the learned parts of a checkpoint."""
-    files = sorted(path for part in ("transformer", "text_encoder") for path in (reasoner.folder / part).glob("*.safetensors"))
+    files = sorted(
+        path for part in ("transformer", "text_encoder") for path in (reasoner.folder / part).glob("*.safetensors")
+    )
     modules = [reasoner.transformer, reasoner.text_encoder]
     return {
         "parameters": sum(p.numel() for module in modules for p in module.parameters()),
@@ -93,37 +132,47 @@ solved minus step 0; *answer*: the last frame is right, whatever the frames befo
 training. Puzzles come from the test split; mazes below 5x5 are too few to hold any out."""
 
 
-def card(reasoner: Reasoner, report: dict, rows: Sequence[Row]) -> str:
+def card(reasoner: Reasoner, report: dict) -> str:
     """The README.md beside a checkpoint."""
-    weights = report["checkpoint"]
-    training = json.loads((reasoner.folder / TRAINING_FILE).read_text())
-    hashes = "\n".join(f"- `{name}` sha256 `{digest}`" for name, digest in weights["sha256"].items())
-    trained = "; ".join(f"{task} {', '.join(map(str, sizes))}" for task, sizes in reasoner.settings.tasks.items())
-    settings = reasoner.settings
+    settings, weights = reasoner.settings, report["checkpoint"]
+    trained = "; ".join(f"`{task}` {', '.join(map(str, sizes))}" for task, sizes in settings.tasks.items())
+    facts = {
+        "parameters": f"{weights['parameters']:,}",
+        "size of the weights": f"{weights['bytes'] / 1e6:.2f} MB",
+        "video": f"{settings.frames} frames",
+        "sampler": f"Euler, {settings.steps} steps, shift {settings.shift:g}, guidance {settings.guidance[0]:g}",
+        **_training_facts(reasoner.folder),
+        "evaluated by": f"`{report['command']}`",
+        "evaluation": f"{report['seconds'] / 60:.1f} minutes on {report['machine']}",
+        "evaluation code": f"commit {report['commit']}, torch {report['torch']}",
+        **{f"sha256 of {file}": f"`{digest}`" for file, digest in weights["sha256"].items()},
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""\
 # {settings.name}
 
 A Wan2.2 image-to-video transformer with small parts ({len(reasoner.transformer.blocks)} blocks), trained from nothing
-on puzzles: {trained} (task and sizes).
+on puzzles (task and sizes): {trained}.
 
 | | |
 | --- | --- |
-| parameters | {weights["parameters"]:,} |
-| size of the weights | {weights["bytes"] / 1e6:.2f} MB |
-| video | {settings.frames} frames |
-| sampler | Euler, {settings.steps} steps, shift {settings.shift:g}, guidance {settings.guidance[0]:g} |
-| trained by | `{training["command"]}` |
-| training | {training["steps"]} steps in {training["seconds"] / 60:.1f} minutes on {training["machine"]} |
-| training code | commit {training["commit"]}, torch {training["torch"]} |
-| evaluated by | `{report["command"]}` |
-| evaluation | {report["seconds"] / 60:.1f} minutes on {report["machine"]} |
-| evaluation code | commit {report["commit"]}, torch {report["torch"]} |
-
-{hashes}
+{table}
 
 ## Held-out puzzles
 
-{markdown_table(rows)}
+{markdown_table(rows_of(report))}
 
 {LEGEND}
 """
+
+
+def _training_facts(folder: Path) -> dict[str, str]:
+    path = folder / TRAINING_FILE
+    if not path.exists():
+        return {"trained by": "not recorded"}
+    training = json.loads(path.read_text())
+    return {
+        "trained by": f"`{training['command']}`",
+        "training": f"{training['steps']} steps in {training['seconds'] / 60:.1f} minutes on {training['machine']}",
+        "training code": f"commit {training['commit']}, torch {training['torch']}",
+    }

@@ -43,7 +43,10 @@ def run_demo(model: str | None, out: Path, seed: int) -> None:
             lines.append(table_line(task, max(sizes), first, end))
     (out / "scores.md").write_text("\n".join(lines) + "\n")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n{len(list(out.iterdir()))} files in {out.resolve()}: *-strip.png, *.gif, *.mp4 and scores.md", soft_wrap=True)
+    console.print(
+        f"\n{len(list(out.iterdir()))} files in {out.resolve()}: *-strip.png, *.gif, *.mp4 and scores.md",
+        soft_wrap=True,
+    )
     console.print(f"{time.perf_counter() - began:.1f} s, most of it sampling {PUZZLES} puzzles per task")
 
 
@@ -63,7 +66,7 @@ def draw(reasoner: Reasoner, run: Trajectory, first: list[Score], end: list[Scor
     shown = np.unique(np.linspace(0, len(run.schedule) - 1, STRIP_ROWS).round().astype(int)).tolist()
     estimates = [reasoner.decode(run.recorded("x0_hat")[s][chosen : chosen + 1])[0] for s in shown]
     scores = score_all([run.puzzles[chosen]] * len(shown), estimates)
-    title = f"{task}, size {run.puzzles[chosen].size}: the clean estimate x0_hat along the denoising steps ({reasoner.settings.name})"
+    title = f"{reasoner.settings.name}, {task} {run.puzzles[chosen].size}: x0_hat along the denoising steps"
     figure = film_strip(estimates, [run.schedule[s] for s in shown], scores, title)
     figure.savefig(out / f"{task}-strip.png")
     wall = video_wall(list(run.video), end)

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from minicos.cards import EVALUATION_FILE, card, describe_weights, markdown_table, provenance
+from minicos.cards import EVALUATION_FILE, Row, card, describe_weights, markdown_table, provenance
 from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.model import Reasoner, load
@@ -33,29 +33,6 @@ class Outcome:
     puzzle: Puzzle
     end: Score
     step_0: Score
-
-
-@dataclass(frozen=True)
-class Row:
-    """Rates over one group of puzzles; intervals are 95 %. `length` is "all" or a bin, in the task's unit.
-
-    end, step_0 and answer: share solved (answer: last frame right); gap: end minus step_0, paired.
-    """
-
-    task: str
-    size: int
-    length: str
-    trained: bool
-    n: int
-    counts: dict[str, int]
-    end: float
-    end_interval: tuple[float, float]
-    step_0: float
-    step_0_interval: tuple[float, float]
-    gap: float
-    gap_interval: tuple[float, float]
-    answer: float
-    answer_interval: tuple[float, float]
 
 
 def score_all(puzzles: Sequence[Puzzle], videos: Iterable) -> list[Score]:
@@ -92,7 +69,9 @@ def difficulties(reasoner: Reasoner) -> list[tuple[str, int, bool]]:
     return found
 
 
-def evaluate(reasoner: Reasoner, n: int, seed: int = 0, advance: Callable[[str, int], None] = lambda *_: None) -> list[Row]:
+def evaluate(
+    reasoner: Reasoner, n: int, seed: int = 0, advance: Callable[[str, int], None] = lambda *_: None
+) -> list[Row]:
     """Rates on n test puzzles of every difficulty. `advance(task, puzzles)` is told of progress."""
     rows = []
     for name, size, trained in difficulties(reasoner):
@@ -189,5 +168,5 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
     print(markdown_table(rows))
     if out is not None:
         (out / EVALUATION_FILE).write_text(json.dumps(report, indent=1) + "\n")
-        (out / "README.md").write_text(card(reasoner, report, rows))
+        (out / "README.md").write_text(card(reasoner, report))
         print(f"\nwritten: {out / EVALUATION_FILE} and the card {out / 'README.md'}")

@@ -56,9 +56,8 @@ class Preset:
         }
 
 
-PRESETS = {
-    "nano": Preset(heads=4, head_dim=24, blocks=6, ffn_dim=352, frames=5, steps=12, shift=3.0),
-}
+_NANO = Preset(heads=4, head_dim=24, blocks=6, ffn_dim=352, frames=5, steps=12, shift=3.0)
+PRESETS = {"nano": _NANO, "nano-rotation": _NANO}  # one network for each task: together they learn too slowly
 
 
 class PixelVAE(ModelMixin, ConfigMixin):

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Verdicts differ in mark as well as in colour (Okabe and Ito's, told apart by colour-blind readers).
-MARKS = {"solved": ("✓", "#009E73"), "wrong": ("✗", "#D55E00"), "invalid": ("!", "#CC79A7"), "unreadable": ("?", "#56606B")}
+MARKS = {
+    "solved": ("✓", "#009E73"),
+    "wrong": ("✗", "#D55E00"),
+    "invalid": ("!", "#CC79A7"),
+    "unreadable": ("?", "#56606B"),
+}
 
 
 def film_strip(estimates: Sequence[Video], steps: Sequence[Step], scores: Sequence[Score], title: str) -> Figure:
@@ -38,7 +43,9 @@ def film_strip(estimates: Sequence[Video], steps: Sequence[Step], scores: Sequen
             axis.spines[:].set(color="#9a9a9a", linewidth=0.6)
             if row == 0:
                 axis.set_title(f"frame {frame}", fontsize=8)
-        axes[row, 0].set_ylabel(f"step {step.index}\nσ = {step.sigma:.2f}", fontsize=8, rotation=0, ha="right", va="center")
+        axes[row, 0].set_ylabel(
+            f"step {step.index}\nσ = {step.sigma:.2f}", fontsize=8, rotation=0, ha="right", va="center"
+        )
         mark, colour = MARKS[score.status]
         axes[row, -1].annotate(
             f"{mark} {score.status}",

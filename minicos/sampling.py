@@ -164,9 +164,7 @@ def _block_hooks(
         yield
 
 
-def _check_recorders(
-    reasoner: Reasoner, schedule: tuple[flow.Step, ...], recorders: Sequence[Recorder]
-) -> None:
+def _check_recorders(reasoner: Reasoner, schedule: tuple[flow.Step, ...], recorders: Sequence[Recorder]) -> None:
     for recorder in recorders:
         for step in recorder.steps or ():
             if not 0 <= step < len(schedule):

@@ -76,13 +76,22 @@ class Recipe:
 
 RECIPES = {
     "nano": Recipe(
-        steps=2400,
+        steps=2500,
         tokens=4000,
         stages=(
             Stage(0.1, {("maze", 3): 1, ("maze", 4): 1}),
             Stage(1.0, {("maze", 3): 0.05, ("maze", 4): 0.15, ("maze", 5): 0.8}),
         ),
         validate=(("maze", 5),),
+    ),
+    "nano-rotation": Recipe(
+        steps=3200,
+        tokens=4000,
+        stages=(
+            Stage(0.3, {("rotation", 45): 1, ("rotation", 90): 1, ("rotation-open", 90): 1}),
+            Stage(1.0, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 1}),
+        ),
+        validate=(("rotation", 90), ("rotation", 180)),
     ),
 }
 
@@ -131,7 +140,9 @@ class Batches(IterableDataset):
         count = max(1, self.recipe.tokens // (self.frames * height * width // PATCH**2))
         first = (number * self.world + self.rank) * count
         puzzles = [task.sample(self.seed, first + i, size=size) for i in range(count)]
-        video = to_latent_range(torch.utils.data.default_collate([task.render(p, self.frames) for p in puzzles]).numpy())
+        video = to_latent_range(
+            torch.utils.data.default_collate([task.render(p, self.frames) for p in puzzles]).numpy()
+        )
         prompts = ["" if rng.random() < self.recipe.prompt_dropout else p.prompt for p in puzzles]
         generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)
         sigma = flow.shift_sigma(torch.rand(count, generator=generator), self.recipe.shift)
@@ -278,6 +289,7 @@ def train(
     preset = preset_of(name)
     recipe = recipe or RECIPES[name]
     resume_from = _prepare(out, resume)
+    made_by = provenance()  # now: the files may change while this runs
     # Lightning advertises and reminds; what a user needs to know is in the progress bar and in our own lines.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -289,7 +301,7 @@ def train(
         devices=devices,
         num_nodes=nodes,
         strategy=strategy,
-        logger=[CSVLogger(out, "logs"), TensorBoardLogger(out, "logs")],
+        logger=[table := CSVLogger(out, "logs"), TensorBoardLogger(out, "logs", version=table.version)],
         callbacks=[SolvedRate(), timer, SaveState(), *([RichProgressBar()] if progress else [])],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
@@ -302,7 +314,7 @@ def train(
     if trainer.is_global_zero and trainer.global_step == recipe.steps:
         save(reasoner, out)
         report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
-        report |= {"steps": recipe.steps, "seconds": round(timer.time_elapsed("train")), **provenance()}
+        report |= {"steps": recipe.steps, "seconds": round(timer.time_elapsed("train")), **made_by}
         (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")
     return reasoner
 

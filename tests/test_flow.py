@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -34,7 +36,7 @@ def test_a_schedule_falls_from_one_to_zero_without_gaps(steps, shift):
     assert schedule[0].sigma == pytest.approx(1.0)
     assert schedule[-1].next_sigma == 0.0
     assert all(step.next_sigma < step.sigma for step in schedule)
-    assert all(a.next_sigma == b.sigma for a, b in zip(schedule, schedule[1:], strict=False))
+    assert all(a.next_sigma == b.sigma for a, b in itertools.pairwise(schedule))
 
 
 def test_the_schedule_of_the_paper():

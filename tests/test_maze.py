@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 
 import numpy as np
@@ -30,7 +31,7 @@ def cell_units(row, column):
 
 def paint(frame, one, other, colour=PALETTE[PATH]):
     """Draw the opening between two neighbouring cells."""
-    (r0, c0), (r1, c1) = sorted((one, other))
+    (r0, c0), (r1, _) = sorted((one, other))
     if r0 == r1:
         frame[4 * r0 + 1 : 4 * r0 + 3, 4 * c0 + 3 : 4 * c0 + 5] = colour
     else:
@@ -41,7 +42,7 @@ def video_of(puzzle, routes):
     """A video whose frame f shows the trail routes[f]."""
     video = PALETTE[puzzle.scene][None].repeat(len(routes), axis=0)
     for frame, route in zip(video, routes, strict=True):
-        for before, cell in zip(route, route[1:], strict=False):
+        for before, cell in itertools.pairwise(route):
             paint(frame, before, cell)
             if cell not in (puzzle.start, puzzle.goal):
                 frame[cell_units(*cell)] = PALETTE[PATH]
@@ -87,7 +88,7 @@ def test_routes_are_walks_of_one_length_from_start_to_goal(name, size, index):
     for route in puzzle.routes:
         assert (route[0], route[-1]) == (puzzle.start, puzzle.goal)
         assert len(route) == len(puzzle.route) >= size
-        assert all(tuple(sorted(move)) in edges for move in zip(route, route[1:], strict=False))
+        assert all(tuple(sorted(move)) in edges for move in itertools.pairwise(route))
 
 
 def test_three_algorithms_give_different_route_lengths():
@@ -123,7 +124,7 @@ def test_the_structure_is_the_same_for_every_symmetric_image(name, size, index, 
     puzzle = puzzle_of(name, size, index)
     right, down = puzzle.right, puzzle.down
     for _ in range(turns):
-        right, down = down.T[:, ::-1], right.T
+        right, down = np.rot90(down, -1), np.rot90(right, -1)
     if mirror:
         right, down = right[:, ::-1], down[:, ::-1]
     assert maze_structure(right, down) == get_task(name).structure(puzzle)

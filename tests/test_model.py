@@ -82,7 +82,7 @@ def test_a_canvas_or_a_length_that_does_not_fit_is_refused(untrained_nano, tiny_
 
 def test_an_unknown_word_is_refused(untrained_nano):
     with pytest.raises(MinicosError, match="never saw the word 'teapot'"):
-        load(untrained_nano).condition_on(torch.zeros(1, 3, 1, 12, 12), ["Draw a teapot"], 5)
+        load(untrained_nano).condition_on(torch.zeros(1, 3, 1, 12, 12), ["Draw the teapot"], 5)
 
 
 def test_the_empty_prompt_is_zeros(untrained_nano):

@@ -34,7 +34,7 @@ def hooks_on(reasoner):
 
 @pytest.mark.parametrize(("guidance", "guidance_2"), [(3.5, 2.5), (1.0, 1.0)])
 def test_our_loop_equals_the_pipeline_of_diffusers(tiny_pipeline, tiny_wan_folder, guidance, guidance_2):
-    """Same sigmas and timesteps, same noise, a first-order solver: the same latents within 1e-4, both experts at work."""
+    """Same sigmas, timesteps and noise, a first-order solver: the same latents within 1e-4, both experts at work."""
     from dataclasses import replace
 
     from diffusers import UniPCMultistepScheduler
@@ -81,8 +81,13 @@ def test_runs_repeat_bit_for_bit_and_seeds_differ(reasoner):
 def test_noise_depends_on_the_puzzle_not_on_its_company():
     puzzles = mazes(5)
     together = noise_for(puzzles, (3, 5, 16, 16), 0, 0, "initial")
-    assert all(torch.equal(together[i], noise_for([p], (3, 5, 16, 16), 0, 0, "initial")[0]) for i, p in enumerate(puzzles))
-    streams = [noise_for(puzzles[:1], (64,), *key) for key in [(0, 0, "initial"), (1, 0, "initial"), (0, 1, "initial"), (0, 0, "x")]]
+    assert all(
+        torch.equal(together[i], noise_for([p], (3, 5, 16, 16), 0, 0, "initial")[0]) for i, p in enumerate(puzzles)
+    )
+    streams = [
+        noise_for(puzzles[:1], (64,), *key)
+        for key in [(0, 0, "initial"), (1, 0, "initial"), (0, 1, "initial"), (0, 0, "x")]
+    ]
     assert all(not torch.equal(a, b) for i, a in enumerate(streams) for b in streams[:i])
     assert together.mean().abs() < 0.03
     assert abs(together.std() - 1) < 0.03
@@ -116,7 +121,7 @@ def test_what_is_recorded_obeys_the_equations(reasoner):
     assert list(latents) == [step.index for step in run.schedule]
     for step in run.schedule:
         s = step.index
-        following = latents[s + 1] if s + 1 in latents else run.latents
+        following = latents.get(s + 1, run.latents)
         assert torch.equal(following, flow.euler_step(latents[s], velocity[s], step))
         assert torch.equal(estimate[s], flow.estimate_x0(latents[s], velocity[s], step.sigma))
     last = run.schedule[-1].index
@@ -138,7 +143,11 @@ def test_block_outputs_are_the_blocks_own(nano):
     """Recorded hidden states are what the next block is given: (batch, tokens, width)."""
     inputs = {}
     block = nano.transformer.blocks[4]
-    handle = block.register_forward_pre_hook(lambda module, args: inputs.setdefault("seen", args[0].clone()))
+
+    def keep(module, args):
+        inputs.setdefault("seen", args[0].clone())  # of the first step
+
+    handle = block.register_forward_pre_hook(keep)
     run = sample(nano, mazes(2), recorders=[Recorder("block", "cond", steps=(0,), blocks=(3,))])
     handle.remove()
     recorded = run.recorded("block", "cond", 3)
@@ -149,7 +158,7 @@ def test_block_outputs_are_the_blocks_own(nano):
 
 def test_hooks_are_gone_after_an_exception_and_the_users_own_stay(nano):
     calls = []
-    own = nano.transformer.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    own = nano.transformer.blocks[1].register_forward_hook(lambda *_: calls.append(1))  # append gives None: no change
 
     def fail(*_):
         raise RuntimeError("on purpose")

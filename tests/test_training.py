@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from minicos.errors import MinicosError
-from minicos.training import RECIPES, RESUME_FILE, Batches, learning_rate_factor, train
+from minicos.training import RECIPES, RESUME_FILE, Batches, Stage, learning_rate_factor, train
 
 STEPS = 8
 # A child process that trains the real preset for a few small batches, and kills itself with SIGKILL at a given moment.
@@ -49,11 +49,11 @@ elif where == "save":  # in the middle of writing a state: the draft is there, t
         replace_file(source, target)
     training.os.replace = interrupted
 
-stages = (training.Stage(0.5, {("maze", 3): 1}), training.Stage(1.0, {("maze", 3): 1, ("rotation", 7): 1}))
-recipe = replace(training.RECIPES["nano"], steps=%d, tokens=180, stages=stages, validate=(("maze", 3),),
+stages = (training.Stage(0.5, {("maze", 3): 1}), training.Stage(1.0, {("maze", 3): 1, ("rotation", 45): 1}))
+recipe = replace(training.RECIPES["nano"], steps=8, tokens=180, stages=stages, validate=(("maze", 3),),
                  validate_every=4, save_every=2, warmup=2)
 training.train("nano", out, seed=5, resume=resume, recipe=recipe, progress=False)
-""" % STEPS
+"""
 
 
 def run_child(out: Path, kill_at: int = -1, where: str = "step", resume: bool = False) -> int:
@@ -94,7 +94,10 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_weights(undisturbed, tmp_p
 
 def test_batches_depend_on_seed_and_number_only():
     recipe = RECIPES["nano"]
-    batches = [Batches(recipe, 5, seed, start, 0, 1).batch(number) for seed, start, number in [(0, 0, 7), (0, 7, 7), (1, 0, 7), (0, 0, 8)]]
+    batches = [
+        Batches(recipe, 5, seed, start, 0, 1).batch(number)
+        for seed, start, number in [(0, 0, 7), (0, 7, 7), (1, 0, 7), (0, 0, 8)]
+    ]
     first, same, *others = batches
     assert first["prompts"] == same["prompts"]
     assert all(torch.equal(first[key], same[key]) for key in ("video", "noise", "sigma"))
@@ -102,7 +105,8 @@ def test_batches_depend_on_seed_and_number_only():
 
 
 def test_ranks_share_a_batch_without_overlap():
-    ranks = [Batches(RECIPES["nano"], 5, 0, 0, rank, 2).batch(30) for rank in range(2)]
+    recipe = replace(RECIPES["nano"], stages=(Stage(1.0, {("maze", 6): 1}),))
+    ranks = [Batches(recipe, 5, 0, 0, rank, 2).batch(30) for rank in range(2)]
     videos = [tuple(v.numpy().tobytes() for v in batch["video"]) for batch in ranks]
     assert ranks[0]["video"].shape == ranks[1]["video"].shape
     assert not set(videos[0]) & set(videos[1])

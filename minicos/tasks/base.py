@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from minicos.errors import MinicosError
 Split = Literal["train", "val", "test"]
 Status = Literal["solved", "wrong", "invalid", "unreadable"]
 Video = NDArray[np.uint8]  # (frames, height, width, 3)
+Item = TypeVar("Item")
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STATUSES: tuple[Status, ...] = ("solved", "wrong", "invalid", "unreadable")
@@ -104,9 +106,9 @@ class Task(ABC):
         if split not in SPLITS:
             raise MinicosError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}")
         if size is None:
-            return self.sizes[int(rng.random() * len(self.sizes))]
+            return pick(self.sizes, rng)
         if size not in self.sizes:
-            known = f"{self.sizes[0]} to {self.sizes[-1]}"
+            known = ", ".join(map(str, self.sizes))
             raise MinicosError(f"task '{self.name}' has no size {size}: choose from {known}")
         return size
 
@@ -120,6 +122,11 @@ def split_of(structure: bytes) -> Split:
 def puzzle_rng(key: str) -> Random:
     """Random numbers for one puzzle. Only `random()` may be used: Python guarantees its stream across versions."""
     return Random(key)
+
+
+def pick(items: Sequence[Item], rng: Random) -> Item:
+    """One of the items, each equally likely."""
+    return items[int(rng.random() * len(items))]
 
 
 def check_video(video: Video) -> None:
@@ -167,7 +174,7 @@ class Board:
 
         `core` is the share of a unit's side that counts: below 1, blurred edges of large videos are left out.
         """
-        frames, height, width, _ = video.shape
+        _, height, width, _ = video.shape
         if (height, width) == (self.rows, self.columns):
             return video.astype(np.float32)
         top, left, tall, wide = self.box(height, width)

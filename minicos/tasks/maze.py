@@ -12,6 +12,7 @@ reached and the openings it went through; its head is the agent. Start and goal 
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,20 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from minicos.tasks.base import WHITE, Board, Puzzle, Score, Split, Task, Video, check_video, nearest_colour
-from minicos.tasks.base import puzzle_rng, split_of
+from minicos.tasks.base import (
+    WHITE,
+    Board,
+    Puzzle,
+    Score,
+    Split,
+    Task,
+    Video,
+    check_video,
+    nearest_colour,
+    pick,
+    puzzle_rng,
+    split_of,
+)
 
 Cell = tuple[int, int]
 Route = tuple[Cell, ...]
@@ -80,17 +93,17 @@ class MazeTask(Task):
         rng = puzzle_rng(key)
         size = self._checked(size, split, rng)
         while True:
-            passages = TREES[int(rng.random() * len(TREES))](size, rng)
+            passages = pick(TREES, rng)(size, rng)
             if self.braided:
                 passages = passages | _some_walls(size, passages, rng)
             right, down = _passage_arrays(size, passages)
             if self.splittable(size) and split_of(maze_structure(right, down)) != split:
                 continue
             neighbours = _neighbours(size, passages)
-            start = _pick(list(neighbours), rng)
+            start = pick(list(neighbours), rng)
             ends = _ends(neighbours, start, size - 1, at_least=2 if self.braided else 1)
             if ends:
-                goal = _pick(ends, rng)
+                goal = pick(ends, rng)
                 routes = shortest_routes(neighbours, start, goal)
                 shown = int(rng.random() * len(routes))
                 return MazePuzzle(self.name, key, size, PROMPT, right, down, start, goal, routes, shown)
@@ -155,10 +168,6 @@ class MazeTask(Task):
 Passages = frozenset[tuple[Cell, Cell]]  # each pair ordered, upper or left cell first
 
 
-def _pick(items: list, rng: Random):
-    return items[int(rng.random() * len(items))]
-
-
 def _ordered(a: Cell, b: Cell) -> tuple[Cell, Cell]:
     return (a, b) if a < b else (b, a)
 
@@ -178,7 +187,7 @@ def backtracker(size: int, rng: Random) -> Passages:
         if not fresh:
             stack.pop()
             continue
-        cell = _pick(fresh, rng)
+        cell = pick(fresh, rng)
         passages.add(_ordered(stack[-1], cell))
         seen.add(cell)
         stack.append(cell)
@@ -205,11 +214,11 @@ def prim(size: int, rng: Random) -> Passages:
 def wilson(size: int, rng: Random) -> Passages:
     """Loop-erased random walks (Wilson 1996): every spanning tree is equally likely."""
     cells = [(r, c) for r in range(size) for c in range(size)]
-    seen, passages = {_pick(cells, rng)}, set()
+    seen, passages = {pick(cells, rng)}, set()
     for first in cells:
         onward, cell = {}, first
         while cell not in seen:
-            onward[cell] = _pick(_around(cell, size), rng)
+            onward[cell] = pick(_around(cell, size), rng)
             cell = onward[cell]
         cell = first
         while cell not in seen:
@@ -279,7 +288,7 @@ def maze_structure(right: NDArray[np.bool_], down: NDArray[np.bool_]) -> bytes:
     """The maze graph, equal for its 8 symmetric images; start and goal do not count."""
     images = []
     for _ in range(4):
-        right, down = down.T[:, ::-1], right.T  # a quarter turn clockwise
+        right, down = down.T[:, ::-1], right.T[:, ::-1]  # a quarter turn clockwise
         images += [right.tobytes() + down.tobytes(), right[:, ::-1].tobytes() + down[:, ::-1].tobytes()]
     return min(images)
 
@@ -287,9 +296,7 @@ def maze_structure(right: NDArray[np.bool_], down: NDArray[np.bool_]) -> bytes:
 # --- drawing --------------------------------------------------------------------------------------------------------
 
 
-def draw_scene(
-    right: NDArray[np.bool_], down: NDArray[np.bool_], start: Cell, goal: Cell
-) -> NDArray[np.int64]:
+def draw_scene(right: NDArray[np.bool_], down: NDArray[np.bool_], start: Cell, goal: Cell) -> NDArray[np.int64]:
     """Colour index of every unit of the given image, (4 size, 4 size)."""
     size = len(right)
     units = np.full((4 * size, 4 * size), WALL)
@@ -307,9 +314,9 @@ def draw_scene(
 
 
 def draw_arrival(size: int, route: Route) -> NDArray[np.int64]:
-    """For every unit, the number of moves after which the trail covers it; larger than any route where it never does."""
+    """For every unit, the move at which the trail covers it; more than any route has where it never does."""
     units = np.full((4 * size, 4 * size), 4 * size * size)
-    for move, ((r0, c0), (r1, c1)) in enumerate(zip(route, route[1:], strict=False), start=1):
+    for move, ((r0, c0), (r1, c1)) in enumerate(itertools.pairwise(route), start=1):
         top, left = min(r0, r1), min(c0, c1)
         if r0 == r1:
             units[4 * top + 1 : 4 * top + 3, 4 * left + 3 : 4 * left + 5] = move
@@ -425,7 +432,7 @@ def _process_fault(trails: list[Route]) -> str:
     leap = ceil((len(final) - 1) / (len(trails) - 1)) + 1
     if len(trails[0]) > 1:
         return "frame 0 already shows a trail"
-    for frame, (before, now) in enumerate(zip(trails, trails[1:], strict=False), start=1):
+    for frame, (before, now) in enumerate(itertools.pairwise(trails), start=1):
         if now != final[: len(now)]:
             return f"frame {frame}: the trail is no prefix of the last frame's"
         if len(now) < len(before):

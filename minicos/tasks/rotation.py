@@ -1,18 +1,22 @@
 """Rotations: turn a shape about the centre of its panel.
 
-How a panel looks. 24 x 24 units (pixels at the native size): a grey border one unit thick, and in the middle a shape of
-square cells, 4 x 4 units each, on a 4 x 4 grid. Cells are aligned with the miniature's tokens before the turn and after
-every quarter turn. Shapes are connected and have no symmetry, so all their orientations differ.
+How a panel looks. 20 x 20 units (pixels at the native size): a grey border one unit thick, and in the middle a shape of
+square cells, 4 x 4 units each, on a 3 x 3 grid. Cells are aligned with the miniature's tokens before the turn and after
+every quarter turn. Every cell has one of two colours. Shapes are connected and, with their colours, have no symmetry,
+so all their orientations differ.
 
-Variants. `rotation`: the prompt names angle and direction. `rotation-open`: a quarter turn, the direction is left open;
-both are right. `rotation-by-example`: three panels, a shape, its turned copy, and a second shape to be turned likewise;
-the prompt is silent, and the shorter way is right (for half a turn, either).
+Variants, whose size is the angle in degrees. `rotation`: the prompt names angle and direction. `rotation-open`: a
+quarter turn, the direction is left open; both are right. `rotation-by-example`: three panels, a shape, its turned copy,
+and a second shape to be turned likewise; the prompt is silent, and the shorter way is right (for half a turn, either).
 
-What moves. Frame f of F shows the shape turned by f / (F - 1) of the angle. Angles are degrees, clockwise positive.
+What moves. The shape turns at one speed, half a turn in the whole video, and rests when it has arrived: frame f of F
+shows it at min(180 f / (F - 1), angle). With 5 frames every frame is thus a multiple of 45 degrees. Angles are degrees,
+clockwise positive.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -20,24 +24,38 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from minicos.tasks.base import READABLE_DISTANCE, WHITE, Board, Puzzle, Score, Split, Task, Video, check_video
-from minicos.tasks.base import puzzle_rng, split_of
+from minicos.tasks.base import (
+    READABLE_DISTANCE,
+    WHITE,
+    Board,
+    Puzzle,
+    Score,
+    Split,
+    Task,
+    Video,
+    check_video,
+    pick,
+    puzzle_rng,
+    split_of,
+)
 
-GRID = 4  # cells along the side of a shape's grid
+GRID = 3  # cells along the side of a shape's grid
 CELL = 4  # units along the side of a cell
-PANEL = 24  # units along the side of a panel
+PANEL = 20  # units along the side of a panel
 BORDER_COLOUR = (120, 120, 120)
 COLOURS = ((220, 0, 0), (0, 90, 220), (0, 140, 60), (150, 0, 180), (255, 130, 0))
 
-TURNS = (45, 90, 135, 180)  # degrees, named in prompts
+SHAPE_CELLS = (4, 5, 6, 7)
+
 READ_EVERY = 5  # degrees between the orientations that a frame is compared with
 TOLERANCE = 15  # degrees by which an orientation may miss
 # Root mean square distance in 8-bit RGB over the disc that a turning shape can reach. Orientations 5 degrees apart are
-# 27 to 52 apart, orientations 45 degrees apart more than 100 (50 shapes).
+# 32 to 47 apart, orientations 45 degrees apart more than 115 (60 shapes).
 MATCH_DISTANCE = 45.0
-CHANGED_DISTANCE = 25.0  # mean absolute difference of panels that must stay as they are
 
-Shape = NDArray[np.bool_]  # (GRID, GRID)
+Colour = tuple[int, int, int]
+Shape = NDArray[np.uint8]  # (GRID, GRID): 0 where empty, else 1 or 2, the cell's colour
+Panel = tuple[Shape, tuple[Colour, Colour], int]  # shape, what its colours 1 and 2 are, angle at frame 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +63,7 @@ class RotationPuzzle(Puzzle):
     """panels: shape, colour and angle of each panel at frame 0; the last one turns. turns: accepted angles, signed
     degrees, clockwise positive; shown: the one that the ground-truth video shows."""
 
-    panels: tuple[tuple[Shape, tuple[int, int, int], int], ...]
+    panels: tuple[Panel, ...]
     turns: tuple[int, ...]
     shown: int
 
@@ -61,20 +79,27 @@ class RotationPuzzle(Puzzle):
 class RotationTask(Task):
     """Base of the three variants, which differ in how they are posed and in which turns are right."""
 
-    sizes = (7, 8, 9, 10)  # cells of a shape; with fewer there are too few shapes to hold any out
     length_unit = "degrees"
 
     def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> RotationPuzzle:
-        """A shape of `size` cells in a colour of its own; `structure` (what splits) is the shape that turns."""
+        """A shape of 4 to 7 cells. What splits is the shape that turns, with the places of its colours."""
         key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
         rng = puzzle_rng(key)
         size = self._checked(size, split, rng)
-        while split_of(shape_structure(shape := random_shape(size, rng))) != split:
+        while split_of(shape_structure(shape := random_shape(pick(SHAPE_CELLS, rng), rng))) != split:
             pass
-        return self._pose(key, shape, COLOURS[int(rng.random() * len(COLOURS))], rng)
+        turns = pick(self._turns(size), rng)
+        prompt, examples = self._pose(turns, rng)
+        panels = (*examples, (shape, pick_colours(rng), 0))
+        return RotationPuzzle(self.name, key, size, prompt, panels, turns, int(rng.random() * len(turns)))
 
-    def _pose(self, key: str, shape: Shape, colour: tuple[int, int, int], rng: Random) -> RotationPuzzle:
-        raise NotImplementedError
+    @abstractmethod
+    def _turns(self, size: int) -> tuple[tuple[int, ...], ...]:
+        """The sets of accepted turns that a puzzle of this angle can have."""
+
+    @abstractmethod
+    def _pose(self, turns: tuple[int, ...], rng: Random) -> tuple[str, tuple[Panel, ...]]:
+        """Prompt, and panels before the one that turns."""
 
     def structure(self, puzzle: RotationPuzzle) -> bytes:
         return shape_structure(puzzle.panels[-1][0])
@@ -88,14 +113,14 @@ class RotationTask(Task):
     def render(self, puzzle: RotationPuzzle, frames: int, canvas: tuple[int, int] | None = None) -> Video:
         height, width = canvas or self.canvas(puzzle)
         top, left, tall, wide = puzzle.board.box(height, width)
-        side = min(tall, wide // len(puzzle.panels))
+        side, lefts = min(tall, wide // len(puzzle.panels)), np.arange(len(puzzle.panels)) * wide // len(puzzle.panels)
         video = np.full((frames, height, width, 3), 255, np.uint8)
-        for place, (shape, colour, angle) in enumerate(puzzle.panels):
+        for place, (shape, colours, angle) in enumerate(puzzle.panels):
             moving = place == len(puzzle.panels) - 1
-            area = video[:, top : top + side, left + place * side : left + (place + 1) * side]
+            area = video[:, top : top + side, left + lefts[place] :][:, :, :side]
             for frame in range(frames) if moving else (0,):
-                turned = angle + (puzzle.turn * frame / (frames - 1) if moving else 0)
-                area[frame] = draw_panel(shape, colour, turned, side)
+                turned = turned_by(puzzle.turn, frame, frames) if moving else 0
+                area[frame] = draw_panel(shape, colours, angle + turned, side)
             if not moving:
                 area[1:] = area[0]
         return video
@@ -104,25 +129,24 @@ class RotationTask(Task):
         """The turn from frame 0 to the last frame, degrees clockwise in (-180, 180], to READ_EVERY degrees."""
         check_video(video)
         panels = self._panels(video, puzzle)
-        shape, colour = read_shape(panels[0, -1])
-        angle, distance = match_angle(panels[-1:, -1], shape, colour)
+        angle, distance = match_angle(panels[-1:, -1], read_cells(panels[0, -1]))
         return wrap(int(angle[0])) if distance[0] <= MATCH_DISTANCE else None
 
     def score(self, video: Video, puzzle: RotationPuzzle) -> Score:
         check_video(video)
         panels = self._panels(video, puzzle)
         given = self._panels(self.render(puzzle, 2), puzzle)[0]
-        shape, colour, _ = puzzle.panels[-1]
-        angles, distances = match_angle(panels[:, -1], shape, colour)
+        shape, colours, _ = puzzle.panels[-1]
+        angles, distances = match_angle(panels[:, -1], cell_colours(shape, colours))
         accepted = [t for t in puzzle.turns if abs(wrap(int(angles[-1]) - t)) <= TOLERANCE]
-        answer = bool(accepted) and distances[-1] <= MATCH_DISTANCE
+        answer = bool(accepted) and bool(distances[-1] <= MATCH_DISTANCE)
         for frame in np.flatnonzero(distances > MATCH_DISTANCE).tolist():
-            if is_blend(panels[frame, -1], colour):
+            if is_blend(panels[frame, -1]):
                 return Score("unreadable", f"frame {frame}: no orientation of the shape can be read", answer)
             return Score("invalid", f"frame {frame}: not the given shape at its place", answer)
-        if np.abs(panels[0] - given).mean((1, 2, 3)).max() > CHANGED_DISTANCE:
+        if differs(panels[0], given):
             return Score("invalid", "frame 0 is not the given image", answer)
-        if np.abs(panels[:, :-1] - given[:-1]).mean((2, 3, 4)).max(initial=0) > CHANGED_DISTANCE:
+        if any(differs(frame[:-1], given[:-1]) for frame in panels):
             return Score("invalid", "an example panel changed", answer)
         steps = [wrap(b - a) for a, b in zip(angles.tolist(), angles.tolist()[1:], strict=False)]
         total = sum(steps)
@@ -142,24 +166,28 @@ class RotationTask(Task):
 
 class NamedRotation(RotationTask):
     name = "rotation"
+    sizes = (45, 90, 135, 180)
 
-    def _pose(self, key: str, shape: Shape, colour: tuple[int, int, int], rng: Random) -> RotationPuzzle:
-        turn = TURNS[int(rng.random() * len(TURNS))] * (1 if rng.random() < 0.5 else -1)
-        return RotationPuzzle(self.name, key, int(shape.sum()), named_prompt(turn), ((shape, colour, 0),), (turn,), 0)
+    def _turns(self, size: int) -> tuple[tuple[int, ...], ...]:
+        return (size,), (-size,)
+
+    def _pose(self, turns: tuple[int, ...], rng: Random) -> tuple[str, tuple[Panel, ...]]:
+        return named_prompt(turns[0]), ()
 
     def prompts(self) -> tuple[str, ...]:
-        return tuple(named_prompt(turn * sign) for turn in TURNS for sign in (1, -1))
+        return tuple(named_prompt(turn * sign) for turn in self.sizes for sign in (1, -1))
 
 
 class OpenRotation(RotationTask):
     name = "rotation-open"
+    sizes = (90,)
     PROMPT = "Turn the shape by 90 degrees about its centre in either direction"
 
-    def _pose(self, key: str, shape: Shape, colour: tuple[int, int, int], rng: Random) -> RotationPuzzle:
-        shown = int(rng.random() * 2)
-        return RotationPuzzle(
-            self.name, key, int(shape.sum()), self.PROMPT, ((shape, colour, 0),), (90, -90), shown
-        )
+    def _turns(self, size: int) -> tuple[tuple[int, ...], ...]:
+        return ((size, -size),)
+
+    def _pose(self, turns: tuple[int, ...], rng: Random) -> tuple[str, tuple[Panel, ...]]:
+        return self.PROMPT, ()
 
     def prompts(self) -> tuple[str, ...]:
         return (self.PROMPT,)
@@ -167,16 +195,15 @@ class OpenRotation(RotationTask):
 
 class RotationByExample(RotationTask):
     name = "rotation-by-example"
+    sizes = (90, 180)
     PROMPT = "Turn the last shape in the same way as the example"
 
-    def _pose(self, key: str, shape: Shape, colour: tuple[int, int, int], rng: Random) -> RotationPuzzle:
-        example = random_shape(int(shape.sum()), rng)
-        others = [c for c in COLOURS if c != colour]
-        example_colour = others[int(rng.random() * len(others))]
-        turns = ((90,), (-90,), (180, -180))[int(rng.random() * 3)]
-        panels = (example, example_colour, 0), (example, example_colour, turns[0]), (shape, colour, 0)
-        shown = int(rng.random() * len(turns))
-        return RotationPuzzle(self.name, key, int(shape.sum()), self.PROMPT, panels, turns, shown)
+    def _turns(self, size: int) -> tuple[tuple[int, ...], ...]:
+        return ((180, -180),) if size == 180 else ((size,), (-size,))
+
+    def _pose(self, turns: tuple[int, ...], rng: Random) -> tuple[str, tuple[Panel, ...]]:
+        example, colours = random_shape(pick(SHAPE_CELLS, rng), rng), pick_colours(rng)
+        return self.PROMPT, ((example, colours, 0), (example, colours, turns[0]))
 
     def prompts(self) -> tuple[str, ...]:
         return (self.PROMPT,)
@@ -192,10 +219,18 @@ def wrap(degrees: int) -> int:
     return 180 - (180 - degrees) % 360
 
 
+def turned_by(turn: int, frame: int, frames: int) -> float:
+    """Degrees by which the ground truth has turned at this frame."""
+    return float(np.sign(turn) * min(180 * frame / (frames - 1), abs(turn)))
+
+
 def unsteady(steps: list[int]) -> str:
-    """Why these turns from frame to frame are no steady turn one way; '' if they are."""
+    """Why these turns from frame to frame are no steady turn one way; '' if they are.
+
+    A step may be half as large again as the ground truth's, and TOLERANCE more.
+    """
     total = sum(steps)
-    most = 2 * abs(total) / len(steps) + TOLERANCE
+    most = 1.5 * 180 / len(steps) + TOLERANCE
     for frame, step in enumerate(steps, start=1):
         if step * (1 if total >= 0 else -1) < -READ_EVERY:
             return f"frame {frame}: the shape turns back by {abs(step)} degrees"
@@ -208,21 +243,25 @@ def unsteady(steps: list[int]) -> str:
 
 
 def random_shape(size: int, rng: Random) -> Shape:
-    """A connected shape of `size` cells on the grid, grown cell by cell, without any symmetry."""
+    """A connected shape of `size` cells on the grid, grown cell by cell and coloured, without any symmetry."""
     while True:
-        cells = {(int(rng.random() * GRID), int(rng.random() * GRID))}
+        cells = [(int(rng.random() * GRID), int(rng.random() * GRID))]
         while len(cells) < size:
-            border = sorted(
-                {(r + i, c + j) for r, c in cells for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0))}
-                - cells
-                - {(r, c) for r in (-1, GRID) for c in range(GRID)}
-                - {(r, c) for c in (-1, GRID) for r in range(GRID)}
-            )
-            cells.add(border[int(rng.random() * len(border))])
-        shape = np.zeros((GRID, GRID), bool)
-        shape[tuple(zip(*cells, strict=True))] = True
-        if len({cropped(image) for image in images(shape)}) == 8:
+            r, c = pick(cells, rng)
+            row, column = pick(((r, c + 1), (r + 1, c), (r, c - 1), (r - 1, c)), rng)
+            if 0 <= row < GRID and 0 <= column < GRID and (row, column) not in cells:
+                cells.append((row, column))
+        shape = np.zeros((GRID, GRID), np.uint8)
+        for cell in cells:
+            shape[cell] = 1 + int(rng.random() * 2)
+        if len(set(shape[shape > 0])) == 2 and len({cropped(image) for image in images(shape)}) == 8:
             return shape
+
+
+def pick_colours(rng: Random) -> tuple[Colour, Colour]:
+    """Two different colours."""
+    first = pick(COLOURS, rng)
+    return first, pick([colour for colour in COLOURS if colour != first], rng)
 
 
 def images(shape: Shape) -> list[Shape]:
@@ -239,7 +278,14 @@ def cropped(shape: Shape) -> bytes:
 
 
 def shape_structure(shape: Shape) -> bytes:
-    return min(cropped(image) for image in images(shape))
+    """Equal for the 8 images of a shape, and when its two colours change places."""
+    swapped = np.where(shape > 0, 3 - shape, 0).astype(np.uint8)
+    return min(cropped(image) for image in [*images(shape), *images(swapped)])
+
+
+def cell_colours(shape: Shape, colours: tuple[Colour, Colour]) -> NDArray[np.float32]:
+    """(GRID * GRID, 3): the colour of every cell, white where the shape has none."""
+    return np.array([WHITE, *colours], np.float32)[shape.ravel()]
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------
@@ -266,12 +312,16 @@ def _coverage(angle: float, side: int) -> NDArray[np.float32]:
     return (counts.reshape(side * side, -1)[:, :-1] / fine**2).astype(np.float32)
 
 
-def draw_panel(shape: Shape, colour: tuple[int, int, int], angle: float, side: int) -> Video:
+def turn_cells(coverage: NDArray[np.float32], cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels from coverage (..., pixels, cells) and cell colours (cells, 3); white where no cell is."""
+    return np.array(WHITE, np.float32) + coverage @ (cells - np.array(WHITE, np.float32))
+
+
+def draw_panel(shape: Shape, colours: tuple[Colour, Colour], angle: float, side: int) -> Video:
     """(side, side, 3) uint8."""
     coverage = _cached_coverage(angle, side) if side <= 2 * PANEL else _coverage(angle, side)
-    share = (coverage @ shape.ravel().astype(np.float32))[:, None]
-    panel = (share * np.array(colour) + (1 - share) * np.array(WHITE)).round().astype(np.uint8)
-    panel = panel.reshape(side, side, 3)
+    pixels = turn_cells(coverage, cell_colours(shape, colours))
+    panel = pixels.round().astype(np.uint8).reshape(side, side, 3)
     edge = max(1, side // PANEL)
     for strip in (panel[:edge], panel[-edge:], panel[:, :edge], panel[:, -edge:]):
         strip[:] = BORDER_COLOUR
@@ -281,14 +331,11 @@ def draw_panel(shape: Shape, colour: tuple[int, int, int], angle: float, side: i
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_shape(panel: NDArray[np.float32]) -> tuple[Shape, tuple[int, int, int]]:
-    """Shape and colour of an unturned panel, (PANEL, PANEL, 3)."""
+def read_cells(panel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cell colours (GRID * GRID, 3) of an unturned panel, (PANEL, PANEL, 3)."""
     first, last = (PANEL - GRID * CELL) // 2, (PANEL + GRID * CELL) // 2
     cells = panel[first:last, first:last].reshape(GRID, CELL, GRID, CELL, 3).mean((1, 3))
-    shape = np.linalg.norm(cells - np.array(WHITE), axis=-1) > READABLE_DISTANCE
-    if not shape.any():
-        return shape, WHITE
-    return shape, tuple(int(v) for v in cells[shape].mean(0).round())
+    return cells.reshape(GRID * GRID, 3)
 
 
 @lru_cache(maxsize=1)
@@ -304,22 +351,26 @@ def _disc() -> NDArray[np.bool_]:
 
 
 def match_angle(
-    panels: NDArray[np.float32], shape: Shape, colour: tuple[int, int, int]
+    panels: NDArray[np.float32], cells: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For panels (frames, PANEL, PANEL, 3): the nearest orientation of the shape in degrees, and how far from it."""
+    """For panels (frames, PANEL, PANEL, 3): the nearest orientation of these cells in degrees, and how far from it."""
     angles, coverage = _orientations()
-    share = (coverage @ shape.ravel().astype(np.float32))[:, _disc(), None]
-    templates = share * np.array(colour, np.float32) + (1 - share) * np.array(WHITE, np.float32)
+    templates = turn_cells(coverage[:, _disc()], cells)
     seen = panels.reshape(len(panels), -1, 3)[:, _disc()]
     squares = ((seen[:, None] - templates) ** 2).sum(-1).mean(-1)
     return angles[squares.argmin(1)], np.sqrt(squares.min(1))
 
 
-def is_blend(panel: NDArray[np.float32], colour: tuple[int, int, int]) -> bool:
-    """Whether a large part of what is drawn is neither white nor the shape's colour: nothing definite to judge."""
+def differs(panels: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
+    """Whether any cell-sized block of (panels, PANEL, PANEL, 3) has another colour in the other picture."""
+    blocks = (panels - others).reshape(-1, PANEL // CELL, CELL, PANEL // CELL, CELL, 3).mean((2, 4))
+    return bool(np.linalg.norm(blocks, axis=-1).max(initial=0) > READABLE_DISTANCE)
+
+
+def is_blend(panel: NDArray[np.float32]) -> bool:
+    """Whether a large part of what is drawn is neither white nor any colour of a shape: nothing definite to judge."""
     seen = panel.reshape(-1, 3)[_disc()]
-    from_white = np.linalg.norm(seen - np.array(WHITE), axis=-1)
-    from_colour = np.linalg.norm(seen - np.array(colour), axis=-1)
-    doubtful = (from_white > READABLE_DISTANCE) & (from_colour > READABLE_DISTANCE)
-    drawn = from_white > READABLE_DISTANCE
+    distance = np.linalg.norm(seen[:, None] - np.array([WHITE, *COLOURS]), axis=-1)
+    drawn = distance[:, 0] > READABLE_DISTANCE
+    doubtful = distance.min(1) > READABLE_DISTANCE
     return bool(doubtful.sum() > 0.4 * max(1, drawn.sum()))
