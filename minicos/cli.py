@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"minicos: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("minicos: interrupted", file=sys.stderr)
+        print("minicos: interrupted; what was written stays, and `train --resume` goes on from it", file=sys.stderr)
         return 130
     return 0
 
@@ -92,15 +92,19 @@ def _demo(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from minicos.training import train
 
-    train(
-        options.preset,
-        options.out,
-        seed=options.seed,
-        resume=options.resume,
-        devices=options.devices,
-        nodes=options.nodes,
-        strategy=options.strategy,
-    )
+    try:
+        train(
+            options.preset,
+            options.out,
+            seed=options.seed,
+            resume=options.resume,
+            devices=options.devices,
+            nodes=options.nodes,
+            strategy=options.strategy,
+        )
+    except SystemExit:  # how Lightning leaves after Ctrl-C
+        raise KeyboardInterrupt from None
+    print(f"trained: {options.out}; next: minicos evaluate --model {options.out} --out {options.out}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -57,7 +57,7 @@ class Preset:
 
 
 _NANO = Preset(heads=4, head_dim=24, blocks=6, ffn_dim=352, frames=5, steps=12, shift=3.0)
-PRESETS = {"nano": _NANO, "nano-rotation": _NANO}  # one network for each task: together they learn too slowly
+PRESETS = {"nano": _NANO, "nano-rotation": _NANO}  # a network for each task: either trains within a lecture
 
 
 class PixelVAE(ModelMixin, ConfigMixin):

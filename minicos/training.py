@@ -126,6 +126,9 @@ class Batches(IterableDataset):
         self.recipe, self.frames, self.seed, self.start = recipe, frames, seed, start
         self.rank, self.world = rank, world
 
+    def __len__(self) -> int:
+        return self.recipe.steps  # of the whole run, also when resumed: Lightning counts on from where it was
+
     def __iter__(self) -> Iterator[dict]:
         for number in range(self.start, self.recipe.steps):
             yield self.batch(number)
@@ -309,6 +312,8 @@ def train(
         enable_model_summary=False,
         log_every_n_steps=10,
     )
+    if progress and trainer.is_global_zero:
+        print(f"training {name} into {out}: {recipe.steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
     trainer.fit(module, PuzzleData(recipe, preset.frames, seed), ckpt_path=resume_from)
     reasoner = module.averaged_reasoner()
     if trainer.is_global_zero and trainer.global_step == recipe.steps:

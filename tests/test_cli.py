@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from minicos.demo import MODELS
 from minicos.model import CHECKPOINTS
 
 
@@ -69,10 +70,10 @@ def test_demo_writes_what_it_says(tmp_path):
     done = minicos("demo", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     files = {path.name: path for path in (tmp_path / "demo").iterdir()}
-    tasks = json.loads((CHECKPOINTS / "nano" / "minicos.json").read_text())["tasks"]
-    assert {"maze", "rotation"} <= set(tasks)
+    tasks = {t for name in MODELS for t in json.loads((CHECKPOINTS / name / "minicos.json").read_text())["tasks"]}
+    assert {"maze", "rotation"} <= tasks
     assert set(files) == {"scores.md", *(t + e for t in tasks for e in ("-strip.png", ".gif", ".mp4"))}
-    assert files["scores.md"].read_text() in done.stdout
+    assert files["scores.md"].read_text().strip() in done.stdout
     assert str(tmp_path / "demo") in done.stdout
     for task in tasks:
         with Image.open(files[f"{task}.gif"]) as gif:
@@ -109,17 +110,26 @@ def test_a_training_run_can_be_evaluated(untrained_nano, tmp_path):
     assert "not recorded" in (tmp_path / "README.md").read_text()
 
 
-def test_interruption_is_quiet(tmp_path):
+def test_interruption_is_quiet(monkeypatch, capsys):
+    from minicos import cli, evaluation
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "load", interrupt)
+    assert cli.main(["evaluate"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_ends_a_training_run_in_one_line(tmp_path):
     import signal
 
-    child = subprocess.Popen(
-        [sys.executable, "-m", "minicos.cli", "evaluate", "--n", "1000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stderr.readline()  # the progress bar stands
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "minicos.cli", "train", "--out", str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "--resume" in child.stdout.readline()
     child.send_signal(signal.SIGINT)
     _, complaint = child.communicate()
-    assert child.returncode == 130
+    assert child.returncode == 130, complaint
+    assert "minicos: interrupted" in complaint
     assert "Traceback" not in complaint
