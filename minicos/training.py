@@ -17,10 +17,13 @@ from pathlib import Path
 from random import Random
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
@@ -138,14 +141,11 @@ class Batches(IterableDataset):
         stage = next(s for s in self.recipe.stages if number < s.until * self.recipe.steps)
         (name, size), *_ = rng.choices(list(stage.mix), list(stage.mix.values()))
         task = get_task(name)
-        sample = task.sample(self.seed, 0, size=size)
-        height, width = task.canvas(sample)
+        height, width = task.canvas(task.sample(self.seed, 0, size=size))
         count = max(1, self.recipe.tokens // (self.frames * height * width // PATCH**2))
         first = (number * self.world + self.rank) * count
         puzzles = [task.sample(self.seed, first + i, size=size) for i in range(count)]
-        video = to_latent_range(
-            torch.utils.data.default_collate([task.render(p, self.frames) for p in puzzles]).numpy()
-        )
+        video = to_latent_range(np.stack([task.render(p, self.frames) for p in puzzles]))
         prompts = ["" if rng.random() < self.recipe.prompt_dropout else p.prompt for p in puzzles]
         generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)
         sigma = flow.shift_sigma(torch.rand(count, generator=generator), self.recipe.shift)
@@ -182,6 +182,7 @@ class FlowMatching(L.LightningModule):
         self.reasoner = reasoner
         self.learned = nn.ModuleDict({"transformer": reasoner.transformer, "text_encoder": reasoner.text_encoder})
         self.averaged = AveragedModel(self.learned, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.averaged.requires_grad_(False)  # else DDP waits for gradients that never come
 
     def averaged_reasoner(self) -> Reasoner:
         """The model to evaluate and to ship."""
@@ -298,20 +299,26 @@ def train(
     warnings.filterwarnings("ignore", module=r"lightning\.")
     module = FlowMatching(build(name, seed, recipe), recipe)
     timer = Timer()
-    trainer = L.Trainer(
-        default_root_dir=out,
-        max_steps=recipe.steps,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=strategy,
-        logger=[table := CSVLogger(out, "logs"), TensorBoardLogger(out, "logs", version=table.version)],
-        callbacks=[SolvedRate(), timer, SaveState(), *([RichProgressBar()] if progress else [])],
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=10,
-    )
+    try:
+        trainer = L.Trainer(
+            default_root_dir=out,
+            max_steps=recipe.steps,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            # On a CPU bfloat16 makes these small matrices slower, even where it has instructions for it.
+            precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+            logger=[table := CSVLogger(out, "logs"), TensorBoardLogger(out, "logs", version=table.version)],
+            callbacks=[SolvedRate(), timer, SaveState(), *([RichProgressBar()] if progress else [])],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            log_every_n_steps=10,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MinicosError(f"--devices {devices} --nodes {nodes} --strategy {strategy}: {reason}") from None
     if progress and trainer.is_global_zero:
         print(f"training {name} into {out}: {recipe.steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
     trainer.fit(module, PuzzleData(recipe, preset.frames, seed), ckpt_path=resume_from)
@@ -326,8 +333,10 @@ def train(
 
 def _prepare(out: Path, resume: bool) -> str | None:
     """Make the folder; the state to resume from, None for a fresh run."""
-    prepare_folder(out)
     state = out / RESUME_FILE
+    if rank_zero_only.rank != 0:  # with several processes, the first one has looked and may have begun to write
+        return str(state) if resume else None
+    prepare_folder(out)
     if resume and not state.exists():
         raise MinicosError(f"nothing to resume: {out} has no {RESUME_FILE}; train without --resume")
     if not resume and any(out.iterdir()):
