@@ -118,7 +118,7 @@ class Reasoner:
         return high if self.expert(step.timestep) is self.transformer else low
 
     @torch.no_grad()
-    def condition(self, puzzles: list[Puzzle], frames: int | None = None) -> Condition:
+    def condition(self, puzzles: list[Puzzle]) -> Condition:
         """Encode the given images and prompts of puzzles that share one canvas.
 
         Raises MinicosError where they do not, or where the canvas is larger than the model can address.
@@ -127,7 +127,7 @@ class Reasoner:
         if len({image.shape for image in images}) != 1:
             raise MinicosError("puzzles of different sizes in one batch: group them by size first")
         first = to_latent_range(np.stack(images)[:, None]).to(self.device)
-        return self.condition_on(first, [p.prompt for p in puzzles], frames or self.settings.frames)
+        return self.condition_on(first, [p.prompt for p in puzzles], self.settings.frames)
 
     def condition_on(self, first: Tensor, prompts: list[str], frames: int) -> Condition:
         """As `condition`, from given images: `first` is (batch, 3, 1, height, width) in [-1, 1]."""

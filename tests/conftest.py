@@ -12,6 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("minicos", deadline=None)  # a busy machine is no failure
+settings.load_profile("minicos")
 
 CANVAS = (32, 32)
 

@@ -61,7 +61,7 @@ def passages(puzzle):
 # --- puzzles --------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sizes, indices)
 def test_a_maze_is_a_spanning_tree(size, index):
     puzzle = puzzle_of(size=size, index=index)
@@ -78,7 +78,7 @@ def test_a_maze_is_a_spanning_tree(size, index):
     assert len(reached) == size * size
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(tasks, sizes, indices)
 def test_routes_are_walks_of_one_length_from_start_to_goal(name, size, index):
     puzzle = puzzle_of(name, size, index)
@@ -118,7 +118,7 @@ def test_every_split_holds_only_its_own_structures():
     assert all({split_of(s) for s in structures} == {split} for split, structures in seen.items())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tasks, sizes, indices, st.integers(0, 3), st.booleans())
 def test_the_structure_is_the_same_for_every_symmetric_image(name, size, index, turns, mirror):
     puzzle = puzzle_of(name, size, index)
@@ -144,7 +144,7 @@ def test_decode_inverts_render(name, size, count):
         assert (video[0] == PALETTE[puzzle.scene]).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(tasks, sizes, indices, st.integers(2, 12), st.floats(0, 18), st.integers(0, 2**31))
 def test_the_oracle_solves_also_under_mild_noise(name, size, index, frames, strength, seed):
     puzzle = puzzle_of(name, size, index)

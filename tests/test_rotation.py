@@ -53,7 +53,7 @@ def score(puzzle, video):
     return get_task(puzzle.task).score(video, puzzle)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(variants, indices)
 def test_shapes_are_connected_and_have_no_symmetry(name, index):
     shape = puzzle_of(name, index).panels[-1][0]
@@ -93,7 +93,7 @@ def test_decode_inverts_render(name, frames):
         assert (task.decode(video, puzzle) - puzzle.turn) % 360 == 0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(variants, indices, st.integers(4, 12), st.floats(0, 15), st.integers(0, 2**31))
 def test_the_oracle_solves_also_under_mild_noise(name, index, frames, strength, seed):
     puzzle = puzzle_of(name, index)
