@@ -159,7 +159,7 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
         rows = evaluate(reasoner, n, seed, lambda name, k: bar.update(work, advance=k, description=name))
     report = {
         "model": reasoner.settings.name,
-        "command": f"minicos evaluate --model {reasoner.settings.name} --n {n} --seed {seed}",
+        "command": f"minicos evaluate --model {model or reasoner.settings.name} --n {n} --seed {seed}",
         "seconds": round(time.perf_counter() - began, 1),
         **provenance(),
         "checkpoint": describe_weights(reasoner),

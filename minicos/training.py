@@ -68,7 +68,7 @@ class Recipe:
     ema: float = 0.99
     shift: float = 3.0
     prompt_dropout: float = 0.1
-    validate_every: int = 250
+    validate_every: int = 500
     save_every: int = 100
 
     def tasks(self) -> dict[str, list[int]]:
