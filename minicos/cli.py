@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="rates on held-out puzzles, with intervals")
     _add_model(evaluate)
     evaluate.add_argument("--out", type=Path, help="folder for evaluation.json and the card (default: only print)")
-    evaluate.add_argument("--n", type=_positive, default=1000, help="puzzles of each difficulty (default: 1000)")
+    evaluate.add_argument(
+        "--n", type=_positive, default=1000, help="puzzles of each trained size, a fifth of it beyond (default: 1000)"
+    )
     evaluate.add_argument("--seed", type=_whole, default=0)
     evaluate.set_defaults(run=_evaluate)
     return parser

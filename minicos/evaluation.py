@@ -60,27 +60,39 @@ def held_out(task_name: str, size: int, n: int) -> list[Puzzle]:
     return [task.sample(0, i, size=size, split="test") for i in range(n)]
 
 
-def difficulties(reasoner: Reasoner) -> list[tuple[str, int, bool]]:
-    """(task, size, trained) of all that is evaluated: what the model was trained on, and BEYOND larger sizes."""
+@dataclass(frozen=True)
+class Difficulty:
+    """One task at one size, and how many puzzles of it are evaluated."""
+
+    task: str
+    size: int
+    trained: bool
+    n: int
+
+
+def difficulties(reasoner: Reasoner, n: int) -> list[Difficulty]:
+    """What the model was trained on, n puzzles each, and BEYOND larger sizes, a fifth as many."""
     found = []
-    for name, sizes in reasoner.settings.tasks.items():
-        beyond = [size for size in get_task(name).sizes if size > max(sizes)][:BEYOND]
-        found += [(name, size, size in sizes) for size in [*sizes, *beyond]]
+    for task, sizes in reasoner.settings.tasks.items():
+        larger = [size for size in get_task(task).sizes if size > max(sizes)][:BEYOND]
+        found += [Difficulty(task, size, True, n) for size in sizes]
+        found += [Difficulty(task, size, False, max(1, n // 5)) for size in larger]
     return found
 
 
 def evaluate(
     reasoner: Reasoner, n: int, seed: int = 0, advance: Callable[[str, int], None] = lambda *_: None
 ) -> list[Row]:
-    """Rates on n test puzzles of every difficulty. `advance(task, puzzles)` is told of progress."""
+    """Rates on test puzzles of every difficulty. `advance(task, puzzles)` is told of progress."""
     rows = []
-    for name, size, trained in difficulties(reasoner):
-        puzzles = held_out(name, size, n)
+    for difficulty in difficulties(reasoner, n):
+        puzzles = held_out(difficulty.task, difficulty.size, difficulty.n)
         outcomes: list[Outcome] = []
-        for start in range(0, n, CHUNK):
-            outcomes += solve(reasoner, puzzles[start : start + CHUNK], seed)
-            advance(name, len(puzzles[start : start + CHUNK]))
-        rows += [summarise(name, size, length, trained, group) for length, group in by_length(name, outcomes)]
+        for start in range(0, len(puzzles), CHUNK):
+            chunk = puzzles[start : start + CHUNK]
+            outcomes += solve(reasoner, chunk, seed)
+            advance(difficulty.task, len(chunk))
+        rows += [summarise(difficulty, length, group) for length, group in by_length(difficulty.task, outcomes)]
     return rows
 
 
@@ -103,16 +115,16 @@ def bin_name(unit: str, low: int) -> str:
     return f"{low}-{following[0] - 1}" if following else f"{low}+"
 
 
-def summarise(task: str, size: int, length: str, trained: bool, outcomes: Sequence[Outcome]) -> Row:
+def summarise(difficulty: Difficulty, length: str, outcomes: Sequence[Outcome]) -> Row:
     end = np.array([o.end.solved for o in outcomes])
     step_0 = np.array([o.step_0.solved for o in outcomes])
     answer = np.array([o.end.answer for o in outcomes])
     counts = Counter(o.end.status for o in outcomes)
     return Row(
-        task,
-        size,
+        difficulty.task,
+        difficulty.size,
         length,
-        trained,
+        difficulty.trained,
         len(outcomes),
         {status: counts[status] for status in STATUSES},
         float(end.mean()),
@@ -155,7 +167,7 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
     began = time.perf_counter()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        work = bar.add_task("evaluating", total=n * len(difficulties(reasoner)))
+        work = bar.add_task("evaluating", total=sum(difficulty.n for difficulty in difficulties(reasoner, n)))
         rows = evaluate(reasoner, n, seed, lambda name, k: bar.update(work, advance=k, description=name))
     report = {
         "model": reasoner.settings.name,

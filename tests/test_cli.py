@@ -94,12 +94,11 @@ def test_evaluate_prints_and_writes_the_same_rates(tmp_path):
     assert all(line in card for line in table)
     assert len(table) == len(report["rows"]) + 2
     whole = [row for row in report["rows"] if row["length"] == "all"]
-    assert {row["n"] for row in whole} == {20}
+    assert {(row["n"], row["trained"]) for row in whole} == {(20, True), (4, False)}
     for row in whole:
         parts = [r for r in report["rows"] if (r["task"], r["size"]) == (row["task"], row["size"]) and r is not row]
-        assert sum(r["n"] for r in parts) == 20
-        assert sum(row["counts"].values()) == 20
-        assert row["counts"]["solved"] == round(row["end"] * 20)
+        assert sum(r["n"] for r in parts) == row["n"] == sum(row["counts"].values())
+        assert row["counts"]["solved"] == round(row["end"] * row["n"])
         assert row["gap"] == pytest.approx(row["end"] - row["step_0"])
         assert row["end_interval"][0] <= row["end"] <= row["end_interval"][1]
     assert report["checkpoint"]["sha256"]
