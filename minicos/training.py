@@ -83,7 +83,7 @@ RECIPES = {
         tokens=4000,
         stages=(
             Stage(0.1, {("maze", 3): 1, ("maze", 4): 1}),
-            Stage(1.0, {("maze", 3): 0.05, ("maze", 4): 0.15, ("maze", 5): 0.8}),
+            Stage(1.0, {("maze", 3): 0.05, ("maze", 4): 0.1, ("maze", 5): 0.85}),
         ),
         validate=(("maze", 5),),
     ),
