@@ -1,9 +1,10 @@
 """Rotations: turn a shape about the centre of its panel.
 
-How a panel looks. 20 x 20 units (pixels at the native size): a grey border one unit thick, and in the middle a shape of
-square cells, 4 x 4 units each, on a 3 x 3 grid. Cells are aligned with the miniature's tokens before the turn and after
-every quarter turn. Every cell has one of two colours. Shapes are connected and, with their colours, have no symmetry,
-so all their orientations differ.
+How a panel looks. 20 x 20 units (pixels at the native size): a grey border one unit thick, and in the middle a shape
+of square cells, 4 x 4 units each, on a 3 x 3 grid. Cells are aligned with the miniature's tokens before the turn and
+after every quarter turn. Every cell has one of two colours. Shapes are connected and, with their colours, have no
+symmetry, so all their orientations differ. The grid is small, and the turn has one speed, so that a network of a
+million parameters can learn where each cell goes; the two colours make up for the few outlines that such a grid has.
 
 Variants, whose size is the angle in degrees. `rotation`: the prompt names angle and direction. `rotation-open`: a
 quarter turn, the direction is left open; both are right. `rotation-by-example`: three panels, a shape, its turned copy,
