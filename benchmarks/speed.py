@@ -58,7 +58,8 @@ def show(what: str, unit: str, measure: Callable[[], float]) -> None:
     measure()  # warm caches
     values = np.array([measure() for _ in range(REPEATS)])
     low, high = stats.t.interval(0.95, REPEATS - 1, values.mean(), stats.sem(values))
-    print(f"| {what} | {values.mean():.3g} [{low:.3g}, {high:.3g}] {unit} | {REPEATS} |", flush=True)
+    mean, low, high = (f"{float(f'{value:.3g}'):g}" for value in (values.mean(), low, high))  # 3 digits, no exponent
+    print(f"| {what} | {mean} [{low}, {high}] {unit} | {REPEATS} |", flush=True)
 
 
 if __name__ == "__main__":
