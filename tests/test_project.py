@@ -69,12 +69,12 @@ def test_version_is_one():
 
 @pytest.mark.parametrize("name", shipped())
 def test_cards_are_generated_from_the_checkpoint_they_lie_beside(name):
-    from minicos.cards import card, rows_of
+    from minicos.cards import card
     from minicos.model import load
 
     folder = CHECKPOINTS / name
     report = json.loads((folder / "evaluation.json").read_text())
-    assert (folder / "README.md").read_text() == card(load(name), report, rows_of(report))
+    assert (folder / "README.md").read_text() == card(load(name), report)
     for file, digest in report["checkpoint"]["sha256"].items():
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
 
