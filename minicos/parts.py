@@ -5,7 +5,6 @@ The transformer needs nothing here: it is diffusers' own WanTransformer3DModel, 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from minicos.errors import MinicosError
+from minicos.tasks import split_words
 
 PATCH = 4  # pixels: one token is one cell
 
@@ -110,8 +110,3 @@ class WordEncoder(ModelMixin, ConfigMixin):
         if len(words) > self.config.tokens:
             raise MinicosError(f"a prompt of {len(words)} words: this model reads at most {self.config.tokens}")
         return [self.index[word] for word in words]
-
-
-def split_words(prompt: str) -> list[str]:
-    """Lower-case words and numbers; punctuation is dropped."""
-    return re.findall(r"[a-z]+|\d+", prompt.lower())

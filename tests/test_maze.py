@@ -190,7 +190,9 @@ def test_a_scorer_that_knows_only_colours_finds_its_way():
         for colour, place in (("green", puzzle.start), ("red", puzzle.goal)):
             centre = ndimage.center_of_mass(masks[colour])
             assert tuple(int(x // cell) for x in centre) == place
-        assert not (ndimage.binary_dilation(masks["orange"], iterations=2) & ~masks["orange"] & masks["black"]).all()
+        given = task.render(puzzle, 5, (480, 480))[0]
+        assert np.array_equal(masks["black"], (given < 50).all(-1))  # no wall is painted over, none is new
+        assert not (masks["orange"] & ~(given > 200).all(-1)).any()  # the path lies on white floor
         assert masks["black"][0].all()
         assert masks["black"][:, -1].all()
 
@@ -305,12 +307,26 @@ def longer_route(puzzle, edges):
     return None
 
 
-def test_a_shrinking_trail_and_a_switch_of_routes_are_invalid():
-    puzzle = puzzle_of(index=3)
-    route = puzzle.route
-    half = route[: len(route) // 2 + 1]
-    shrinking = [route[:1], half, route[: len(half) - 2 or 1], half, route[:-1], route]
-    assert score(puzzle, video_of(puzzle, shrinking)).status == "invalid"
+def test_a_shrinking_trail_is_invalid():
+    for index in range(20):
+        puzzle = puzzle_of(index=index)
+        lengths = [1, 2, 3, 2, *range(3, len(puzzle.route) + 1)]
+        verdict = score(puzzle, video_of(puzzle, [puzzle.route[:n] for n in lengths]))
+        assert verdict.status == "invalid"
+        assert "shrinks" in verdict.reason
+        assert verdict.answer
+
+
+def test_a_switch_from_one_right_route_to_another_is_invalid():
+    task = get_task("maze-braided")
+    for index in range(20):
+        puzzle = task.sample(0, index, size=5)
+        first, last = puzzle.routes[0], puzzle.routes[-1]
+        trails = [first[:n] for n in range(1, len(first))] + [last]
+        verdict = score(puzzle, video_of(puzzle, trails))
+        assert verdict.status == "invalid"
+        assert "no prefix" in verdict.reason
+        assert verdict.answer
 
 
 @pytest.mark.parametrize(

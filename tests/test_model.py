@@ -10,9 +10,9 @@ import torch
 
 from minicos import load, sample
 from minicos.errors import MinicosError
-from minicos.model import Settings, save
+from minicos.model import Settings, save, shipped
 from minicos.parts import PRESETS
-from minicos.tasks import get_task
+from minicos.tasks import get_task, vocabulary
 
 
 @pytest.fixture
@@ -83,6 +83,11 @@ def test_a_canvas_or_a_length_that_does_not_fit_is_refused(untrained_nano, tiny_
 def test_an_unknown_word_is_refused(untrained_nano):
     with pytest.raises(MinicosError, match="never saw the word 'teapot'"):
         load(untrained_nano).condition_on(torch.zeros(1, 3, 1, 12, 12), ["Draw the teapot"], 5)
+
+
+def test_every_shipped_model_knows_the_words_of_every_task():
+    for name in shipped():
+        assert load(name).text_encoder.config.vocabulary == vocabulary()
 
 
 def test_the_empty_prompt_is_zeros(untrained_nano):

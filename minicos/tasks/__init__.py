@@ -33,7 +33,11 @@ def task_of(puzzle: Puzzle) -> Task:
     return TASKS[puzzle.task]
 
 
+def split_words(prompt: str) -> list[str]:
+    """Lower-case words and numbers; punctuation is dropped."""
+    return re.findall(r"[a-z]+|\d+", prompt.lower())
+
+
 def vocabulary() -> list[str]:
     """Every word of every task's prompts, sorted."""
-    prompts = " ".join(prompt for task in TASKS.values() for prompt in task.prompts())
-    return sorted(set(re.findall(r"[a-z]+|\d+", prompts.lower())))
+    return sorted({word for task in TASKS.values() for prompt in task.prompts() for word in split_words(prompt)})
