@@ -40,12 +40,6 @@ def score_all(puzzles: Sequence[Puzzle], videos: Iterable) -> list[Score]:
     return [task_of(p).score(v, p) for p, v in zip(puzzles, videos, strict=True)]
 
 
-def solved_rate(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> float:
-    """Share of puzzles (of one canvas) solved, process judged."""
-    scores = score_all(puzzles, sample(reasoner, puzzles, seed).video)
-    return sum(score.solved for score in scores) / len(scores)
-
-
 def solve(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> list[Outcome]:
     """Run and judge puzzles of one canvas, in one batch."""
     run = sample(reasoner, puzzles, seed, recorders=[Recorder("x0_hat", steps=(0,))])

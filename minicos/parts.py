@@ -5,7 +5,7 @@ The transformer needs nothing here: it is diffusers' own WanTransformer3DModel, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import torch
@@ -57,7 +57,14 @@ class Preset:
 
 
 _NANO = Preset(heads=4, head_dim=24, blocks=6, ffn_dim=352, frames=5, steps=12, shift=3.0)
-PRESETS = {"nano": _NANO, "nano-rotation": _NANO}  # a network for each task: either trains within a lecture
+_MICRO = replace(_NANO, ffn_dim=256, frames=7)
+# A network for each kind of task: learning one does not wait for the other, and each can have its own depth.
+PRESETS = {
+    "nano": _NANO,
+    "nano-rotation": _NANO,
+    "micro": _MICRO,
+    "micro-rotation": replace(_MICRO, blocks=4),
+}
 
 
 class PixelVAE(ModelMixin, ConfigMixin):

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from minicos import flow
 from minicos.cards import TRAINING_FILE, provenance
 from minicos.errors import MinicosError
-from minicos.evaluation import solved_rate
+from minicos.evaluation import solve
 from minicos.files import prepare_folder
 from minicos.model import Reasoner, Settings, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
@@ -95,6 +95,34 @@ RECIPES = {
             Stage(1.0, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 1}),
         ),
         validate=(("rotation", 90), ("rotation", 180)),
+    ),
+    "micro": Recipe(
+        steps=5000,
+        tokens=4000,
+        stages=(
+            Stage(0.08, {("maze", 3): 1, ("maze", 4): 1}),
+            Stage(0.4, {("maze", 3): 0.05, ("maze", 4): 0.1, ("maze", 5): 0.7, ("maze-braided", 5): 0.15}),
+            Stage(
+                1.0,
+                {("maze", 3): 0.02, ("maze", 4): 0.03, ("maze", 5): 0.2, ("maze", 6): 0.15, ("maze", 7): 0.4}
+                | {("maze-braided", 5): 0.05, ("maze-braided", 6): 0.05, ("maze-braided", 7): 0.1},
+            ),
+        ),
+        validate=(("maze", 5), ("maze", 7), ("maze-braided", 5)),
+    ),
+    "micro-rotation": Recipe(
+        steps=4000,
+        tokens=4000,
+        stages=(
+            Stage(0.3, {("rotation", 45): 1, ("rotation", 90): 1, ("rotation-open", 90): 1}),
+            Stage(0.5, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
+            Stage(
+                1.0,
+                {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}
+                | {("rotation-by-example", 90): 3, ("rotation-by-example", 180): 1},
+            ),
+        ),
+        validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
     ),
 }
 
@@ -236,7 +264,7 @@ def learning_rate_factor(recipe: Recipe, step: int) -> float:
 
 
 class SolvedRate(L.Callback):
-    """Logs how many validation puzzles the averaged model solves, every `validate_every` steps."""
+    """Logs how many validation puzzles the averaged model solves, at the end and by x0_hat at step 0."""
 
     PUZZLES = 64
 
@@ -246,8 +274,10 @@ class SolvedRate(L.Callback):
         for name, size in module.recipe.validate:
             task = get_task(name)
             puzzles = [task.sample(0, i, size=size, split="val") for i in range(self.PUZZLES)]
-            rate = solved_rate(module.averaged_reasoner(), puzzles)
-            module.log(f"solved_{name}_{size}", rate, prog_bar=True, rank_zero_only=True)
+            outcomes = solve(module.averaged_reasoner(), puzzles)
+            for moment, scores in (("", [o.end for o in outcomes]), ("_step_0", [o.step_0 for o in outcomes])):
+                rate = sum(score.solved for score in scores) / len(scores)
+                module.log(f"solved_{name}_{size}{moment}", rate, prog_bar=not moment, rank_zero_only=True)
 
 
 class SaveState(L.Callback):
