@@ -29,7 +29,8 @@ COLUMNS = ("task", "size", "length", "n", "solved", "step 0", "gap", "answer", "
 class Row:
     """Rates over one group of puzzles; intervals are 95 %. `length` is "all" or a bin, in the task's unit.
 
-    end, step_0 and answer: share solved (answer: last frame right); gap: end minus step_0, paired.
+    end, step_0 and answer: share solved (answer: last frame right); gap: end minus step_0, paired. A rollout, which
+    goes frame by frame, has no step 0 of the whole video.
     """
 
     task: str
@@ -40,12 +41,13 @@ class Row:
     counts: dict[str, int]
     end: float
     end_interval: tuple[float, float]
-    step_0: float
-    step_0_interval: tuple[float, float]
-    gap: float
-    gap_interval: tuple[float, float]
+    step_0: float | None
+    step_0_interval: tuple[float, float] | None
+    gap: float | None
+    gap_interval: tuple[float, float] | None
     answer: float
     answer_interval: tuple[float, float]
+    rollout: bool = False
 
 
 def rows_of(report: dict) -> list[Row]:
@@ -99,7 +101,9 @@ def describe_weights(reasoner: Reasoner) -> dict:
     }
 
 
-def percent(value: float, interval: tuple[float, float], signed: bool = False) -> str:
+def percent(value: float | None, interval: tuple[float, float] | None, signed: bool = False) -> str:
+    if value is None or interval is None:
+        return "-"
     sign = "+" if signed else ""
     return f"{100 * value:{sign}.1f} [{100 * interval[0]:{sign}.1f}, {100 * interval[1]:{sign}.1f}]"
 
@@ -107,7 +111,7 @@ def percent(value: float, interval: tuple[float, float], signed: bool = False) -
 def cells(row: Row) -> tuple[str, ...]:
     """One row of the table, as text; rates in per cent with 95 % intervals."""
     return (
-        row.task + ("" if row.trained else " *"),
+        row.task + (", frame by frame" if row.rollout else "") + ("" if row.trained else " *"),
         str(row.size),
         row.length,
         str(row.n),
@@ -129,7 +133,8 @@ Rates in per cent, 95 % intervals in brackets (Wilson; the gap: paired bootstrap
 right and every frame is legal; *step 0*: the same for the clean estimate x0_hat at the first denoising step; *gap*:
 solved minus step 0; *answer*: the last frame is right, whatever the frames before it show; *wrong*, *invalid* and
 *unreadable* are the ways not to be solved. *length*: moves of the route, degrees of the turn. A star marks sizes beyond
-training. Puzzles come from the test split; mazes below 5x5 are too few to hold any out."""
+training. Puzzles come from the test split; mazes below 5x5 are too few to hold any out. *frame by frame*: each frame
+denoised from pure noise after the earlier ones are done; all other rows denoise all frames together."""
 
 
 def card(reasoner: Reasoner, report: dict) -> str:

@@ -18,21 +18,22 @@ from minicos.cards import EVALUATION_FILE, Row, card, describe_weights, markdown
 from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.model import Reasoner, load
-from minicos.sampling import Recorder, sample
+from minicos.sampling import Recorder, rollout, sample
 from minicos.tasks import STATUSES, Puzzle, Score, get_task, task_of
 
 CHUNK = 50  # puzzles a batch: part of the result, since matrix kernels differ in the last bits across batch shapes
 MOVE_BINS = (1, 4, 8, 12, 16, 21)  # lower ends; the last one is open
+LARGE_MAZE = 7  # the largest one of which all n are evaluated
 BEYOND = 2  # sizes beyond training that are evaluated too, where the task has them
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One puzzle: judged at the end of denoising, and by x0_hat at step 0."""
+    """One puzzle: judged at the end of denoising, and by x0_hat at step 0 (None in a rollout)."""
 
     puzzle: Puzzle
     end: Score
-    step_0: Score
+    step_0: Score | None
 
 
 def score_all(puzzles: Sequence[Puzzle], videos: Iterable) -> list[Score]:
@@ -46,6 +47,12 @@ def solve(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> list[
     first = reasoner.decode(run.recorded("x0_hat")[0])
     scores = zip(puzzles, score_all(puzzles, run.video), score_all(puzzles, first), strict=True)
     return [Outcome(*triple) for triple in scores]
+
+
+def solve_frame_by_frame(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> list[Outcome]:
+    """The same by rollout."""
+    scores = score_all(puzzles, rollout(reasoner, puzzles, seed).video)
+    return [Outcome(puzzle, score, None) for puzzle, score in zip(puzzles, scores, strict=True)]
 
 
 def held_out(task_name: str, size: int, n: int) -> list[Puzzle]:
@@ -62,15 +69,24 @@ class Difficulty:
     size: int
     trained: bool
     n: int
+    rollout: bool = False
 
 
 def difficulties(reasoner: Reasoner, n: int) -> list[Difficulty]:
-    """What the model was trained on, n puzzles each, and BEYOND larger sizes, a fifth as many."""
+    """What the model was trained on, n puzzles each, and BEYOND larger sizes.
+
+    Of what takes long a fifth as many: large mazes, sizes beyond training, and frame by frame, which is what a causal
+    model does too.
+    """
+    fewer = max(1, n // 5)
     found = []
     for task, sizes in reasoner.settings.tasks.items():
         larger = [size for size in get_task(task).sizes if size > max(sizes)][:BEYOND]
-        found += [Difficulty(task, size, True, n) for size in sizes]
-        found += [Difficulty(task, size, False, max(1, n // 5)) for size in larger]
+        large = LARGE_MAZE if get_task(task).length_unit == "moves" else max(sizes)
+        found += [Difficulty(task, size, True, n if size <= large else fewer) for size in sizes]
+        found += [Difficulty(task, size, False, fewer) for size in larger]
+        if reasoner.settings.causal:
+            found += [Difficulty(task, size, True, fewer, rollout=True) for size in sizes]
     return found
 
 
@@ -84,7 +100,7 @@ def evaluate(
         outcomes: list[Outcome] = []
         for start in range(0, len(puzzles), CHUNK):
             chunk = puzzles[start : start + CHUNK]
-            outcomes += solve(reasoner, chunk, seed)
+            outcomes += (solve_frame_by_frame if difficulty.rollout else solve)(reasoner, chunk, seed)
             advance(difficulty.task, len(chunk))
         rows += [summarise(difficulty, length, group) for length, group in by_length(difficulty.task, outcomes)]
     return rows
@@ -111,24 +127,26 @@ def bin_name(unit: str, low: int) -> str:
 
 def summarise(difficulty: Difficulty, length: str, outcomes: Sequence[Outcome]) -> Row:
     end = np.array([o.end.solved for o in outcomes])
-    step_0 = np.array([o.step_0.solved for o in outcomes])
     answer = np.array([o.end.answer for o in outcomes])
     counts = Counter(o.end.status for o in outcomes)
+    beginning: dict = dict.fromkeys(("step_0", "step_0_interval", "gap", "gap_interval"))
+    if not difficulty.rollout:
+        step_0 = np.array([o.step_0.solved for o in outcomes])
+        beginning = {"step_0": float(step_0.mean()), "step_0_interval": wilson_interval(step_0)}
+        beginning |= {"gap": float(end.mean() - step_0.mean()), "gap_interval": paired_interval(end, step_0)}
     return Row(
-        difficulty.task,
-        difficulty.size,
-        length,
-        difficulty.trained,
-        len(outcomes),
-        {status: counts[status] for status in STATUSES},
-        float(end.mean()),
-        wilson_interval(end),
-        float(step_0.mean()),
-        wilson_interval(step_0),
-        float(end.mean() - step_0.mean()),
-        paired_interval(end, step_0),
-        float(answer.mean()),
-        wilson_interval(answer),
+        task=difficulty.task,
+        size=difficulty.size,
+        length=length,
+        trained=difficulty.trained,
+        n=len(outcomes),
+        counts={status: counts[status] for status in STATUSES},
+        end=float(end.mean()),
+        end_interval=wilson_interval(end),
+        answer=float(answer.mean()),
+        answer_interval=wilson_interval(answer),
+        rollout=difficulty.rollout,
+        **beginning,
     )
 
 

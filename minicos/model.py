@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,8 @@ class Settings:
     guidance: scale for the high-noise and the low-noise expert; 1 means one pass a step.
     boundary: share of the timesteps above which the high-noise expert works; None with a single expert.
     tasks: the sizes of each task that the model was trained on; empty where that is not known.
+    siblings: for tasks that another network was trained on, its folder beside this one: they go by one name.
+    causal: self-attention looks at no later frame (`parts.make_frame_causal`).
     """
 
     name: str
@@ -50,6 +53,8 @@ class Settings:
     canvas: tuple[int, int] | None = None
     negative_prompt: str = ""
     tasks: dict[str, list[int]] = field(default_factory=dict)
+    siblings: dict[str, str] = field(default_factory=dict)
+    causal: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class Condition:
 
     channels: Tensor
     text: dict[Branch, Tensor]
+
+    def first_frames(self, count: int) -> Condition:
+        """The same for a video of the first `count` latent frames."""
+        return Condition(self.channels[:, :, :count], self.text)
 
 
 class Reasoner:
@@ -87,6 +96,20 @@ class Reasoner:
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.folder = folder  # where it was loaded from
+
+    def for_task(self, task: str) -> Reasoner:
+        """The network behind this name that was trained on `task`: this one or a sibling; this one where none was.
+
+        Raises MinicosError where the sibling is missing or damaged.
+        """
+        if task not in self.settings.siblings or self.folder is None:
+            return self
+        folder = self.folder.parent / self.settings.siblings[task]
+        if not folder.is_dir():
+            raise MinicosError(
+                f"{self.settings.name} leaves {task} to a network in {folder}: train it into that folder"
+            )
+        return _load_sibling(folder)
 
     @property
     def device(self) -> torch.device:
@@ -147,10 +170,16 @@ class Reasoner:
     def velocity(self, latents: Tensor, timestep: Tensor | float, condition: Condition, branch: Branch) -> Tensor:
         """The predicted velocity of one branch, shaped as `latents`.
 
-        timestep: a float, or (batch,) where each video has its own (training; all above the same expert's boundary).
+        timestep: a float; or (batch,) where each video has its own; or (batch, frames) where each latent frame has,
+        as Wan2.2's smaller model takes them, one a token (training and rollout; all on one side of the boundary).
         """
-        times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).expand(len(latents))
-        expert = self.expert(float(times[0]))
+        times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device)
+        expert = self.expert(float(times.max()))
+        if times.ndim == 2:
+            _, rows, columns = expert.config.patch_size
+            times = times.repeat_interleave((latents.shape[3] // rows) * (latents.shape[4] // columns), dim=1)
+        else:
+            times = times.expand(len(latents))
         inputs = torch.cat([latents, condition.channels], dim=1).to(expert.dtype)
         text = condition.text[branch].to(expert.dtype)
         return expert(inputs, times, text, return_dict=False)[0].to(latents.dtype)
@@ -260,7 +289,16 @@ def load(name: str | Path | None = None) -> Reasoner:
     missing = [part for part in ("transformer", "vae", "text_encoder") if parts[part] is None]
     if missing:
         raise MinicosError(f"{folder} has no {missing[0]}: the checkpoint is incomplete")
+    if settings.causal:
+        from minicos.parts import make_frame_causal
+
+        make_frame_causal(parts["transformer"])
     return Reasoner(settings, **parts, folder=folder)
+
+
+@lru_cache(maxsize=4)
+def _load_sibling(folder: Path) -> Reasoner:
+    return load(folder)
 
 
 def shipped() -> list[str]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from torch import Tensor, nn
 
 from minicos.errors import MinicosError
@@ -21,7 +22,7 @@ PATCH = 4  # pixels: one token is one cell
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of a miniature, and how it is sampled by default.
+    """Sizes of a miniature, how it is sampled by default, and whether its attention is frame-causal.
 
     heads x head_dim is the width; head_dim must be even and divide well into the three axes of the 3-D RoPE
     (24 gives 8 / 8 / 8 for frame, row and column).
@@ -38,6 +39,7 @@ class Preset:
     text_tokens: int = 20
     freq_dim: int = 64
     rope_length: int = 64
+    causal: bool = False
 
     def transformer_config(self) -> dict:
         """Arguments of WanTransformer3DModel: 3 noisy channels + 1 mask + 3 first-frame channels in, 3 out."""
@@ -64,7 +66,47 @@ PRESETS = {
     "nano-rotation": _NANO,
     "micro": _MICRO,
     "micro-rotation": replace(_MICRO, blocks=4),
+    "micro-causal": replace(_MICRO, causal=True),
+    "micro-causal-rotation": replace(_MICRO, blocks=4, causal=True),
 }
+
+
+class FrameCausalProcessor(WanAttnProcessor):
+    """Wan's self-attention where a token looks at its own frame and at earlier ones, never at a later one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = 1
+
+    def watch(self, transformer: WanTransformer3DModel, inputs: tuple) -> None:
+        """Before each pass: how many frames the tokens are to be divided into."""
+        self.frames = inputs[0].shape[2] // transformer.config.patch_size[0]
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        mask = frame_causal_mask(self.frames, hidden_states.shape[1] // self.frames, hidden_states.device)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
+
+
+def frame_causal_mask(frames: int, tokens: int, device: torch.device | None = None) -> Tensor:
+    """Bool (frames * tokens, frames * tokens), True where the row's token may look at the column's."""
+    frame = torch.arange(frames, device=device).repeat_interleave(tokens)
+    return frame[:, None] >= frame
+
+
+def make_frame_causal(transformer: WanTransformer3DModel) -> None:
+    """Give every block's self-attention the frame-causal mask. Attention to the text stays as it is."""
+    processor = FrameCausalProcessor()
+    for block in transformer.blocks:
+        block.attn1.set_processor(processor)
+    # A bound method, not a closure: a deep copy of the transformer then watches with its own copy of the processor.
+    transformer.register_forward_pre_hook(processor.watch)
 
 
 class PixelVAE(ModelMixin, ConfigMixin):

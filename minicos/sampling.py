@@ -97,31 +97,72 @@ def sample(
     schedule: the denoising steps, the model's own when None (`reasoner.schedule(steps, shift)` makes others).
     Raises MinicosError for puzzles of different sizes, and for recorders of steps or blocks that do not exist.
     """
-    puzzles = list(puzzles)
-    if not puzzles:
-        raise MinicosError("no puzzle to solve: give at least one")
+    reasoner = _network_for(reasoner, puzzles)
     schedule = reasoner.schedule() if schedule is None else schedule
     _check_recorders(reasoner, schedule, recorders)
     condition = reasoner.condition(puzzles)
-    extent = condition.channels.shape[2:]
-    shape = (reasoner.latent_channels, *extent)
-    latents = noise_for(puzzles, shape, seed, 0, "initial").to(reasoner.device)
+    latents = _initial_latents(reasoner, puzzles, condition, seed)
     records: dict[tuple[str, str, int | None], dict[int, Tensor]] = {}
     for step in schedule:
         watching = [recorder for recorder in recorders if recorder.wants(step)]
-        velocities = _velocities(reasoner, latents, step, condition, watching, records)
+        velocities = _velocities(reasoner, latents, step, step.timestep, condition, watching, records)
         for recorder in watching:
             if recorder.site != "block" and recorder.branch in velocities:
                 value = _at_site(recorder, latents, velocities[recorder.branch], step)
                 records.setdefault((recorder.site, recorder.branch, None), {})[step.index] = value
         latents = flow.euler_step(latents, velocities["guided"], step)
-    return Trajectory(puzzles, seed, schedule, latents, reasoner.decode(latents), records)
+    return Trajectory(list(puzzles), seed, schedule, latents, reasoner.decode(latents), records)
+
+
+@torch.no_grad()
+def rollout(
+    reasoner: Reasoner,
+    puzzles: Sequence[Puzzle],
+    seed: int = 0,
+    *,
+    schedule: tuple[flow.Step, ...] | None = None,
+) -> Trajectory:
+    """Solve puzzles frame by frame, as chain-of-frames has it: each from pure noise, after earlier ones are done.
+
+    Frame 0 is the given image. Frame f is denoised by the whole schedule while the frames before it are clean and
+    say so (timestep 0), and no later frame exists. The noise is that of `sample`. Only a model that was trained with
+    clean earlier frames (`micro-causal`) knows such inputs. Raises MinicosError as `sample` does.
+    """
+    reasoner = _network_for(reasoner, puzzles)
+    schedule = reasoner.schedule() if schedule is None else schedule
+    condition = reasoner.condition(puzzles)
+    latents = _initial_latents(reasoner, puzzles, condition, seed)
+    latents[:, :, 0] = condition.channels[:, -reasoner.latent_channels :, 0]
+    for frame in range(1, latents.shape[2]):
+        visible = condition.first_frames(frame + 1)
+        times = torch.zeros(len(latents), frame + 1, device=latents.device)
+        for step in schedule:
+            times[:, frame] = step.timestep
+            velocity = _velocities(reasoner, latents[:, :, : frame + 1], step, times, visible, (), {})["guided"]
+            latents[:, :, frame] = flow.euler_step(latents[:, :, frame], velocity[:, :, frame], step)
+    return Trajectory(list(puzzles), seed, schedule, latents, reasoner.decode(latents))
+
+
+def _network_for(reasoner: Reasoner, puzzles: Sequence[Puzzle]) -> Reasoner:
+    """The network behind the model's name that these puzzles are for."""
+    if not puzzles:
+        raise MinicosError("no puzzle to solve: give at least one")
+    networks = {reasoner.for_task(puzzle.task) for puzzle in puzzles}
+    if len(networks) > 1:
+        raise MinicosError("puzzles for different networks in one batch: group them by task first")
+    return networks.pop()
+
+
+def _initial_latents(reasoner: Reasoner, puzzles: Sequence[Puzzle], condition: Condition, seed: int) -> Tensor:
+    shape = (reasoner.latent_channels, *condition.channels.shape[2:])
+    return noise_for(puzzles, shape, seed, 0, "initial").to(reasoner.device)
 
 
 def _velocities(
     reasoner: Reasoner,
     latents: Tensor,
     step: flow.Step,
+    timestep: Tensor | float,
     condition: Condition,
     watching: Sequence[Recorder],
     records: dict[tuple[str, str, int | None], dict[int, Tensor]],
@@ -132,7 +173,7 @@ def _velocities(
     velocities = {}
     for branch in branches:
         with _block_hooks(reasoner, step, branch, watching, records):
-            velocities[branch] = reasoner.velocity(latents, step.timestep, condition, branch)
+            velocities[branch] = reasoner.velocity(latents, timestep, condition, branch)
     guided = flow.guide(velocities["cond"], velocities["uncond"], scale) if scale > 1 else velocities["cond"]
     return {**velocities, "guided": guided}
 

@@ -12,7 +12,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minicos import flow
 from minicos.cards import TRAINING_FILE, provenance
@@ -34,11 +34,12 @@ from minicos.errors import MinicosError
 from minicos.evaluation import solve
 from minicos.files import prepare_folder
 from minicos.model import Reasoner, Settings, save, to_latent_range
-from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
+from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder, make_frame_causal
 from minicos.tasks import get_task, vocabulary
 
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
 RESUME_FILE = "last.ckpt"
+WORKERS = 8  # processes that make puzzles for a GPU
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Recipe:
     """How a preset is trained. tokens: of one batch, whatever its puzzles' size.
 
     Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
+    history: share of the batches in which the first frames are clean, as in a rollout, and only the others learned.
     validate: (task, size) whose solved rate is logged every `validate_every` steps.
     """
 
@@ -68,6 +70,7 @@ class Recipe:
     ema: float = 0.99
     shift: float = 3.0
     prompt_dropout: float = 0.1
+    history: float = 0.0
     validate_every: int = 500
     save_every: int = 100
 
@@ -125,6 +128,18 @@ RECIPES = {
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
     ),
 }
+# The causal twins: the same puzzles, noise, noise levels and steps. Half of the batches teach them the rollout: else
+# they would never have seen frames at different noise levels.
+RECIPES |= {
+    name.replace("micro", "micro-causal"): replace(RECIPES[name], history=0.5) for name in ("micro", "micro-rotation")
+}
+
+
+def siblings(name: str) -> dict[str, str]:
+    """For the tasks that this preset leaves to another of its family (NAME, NAME-rotation): task to that preset."""
+    family = name.removesuffix("-rotation")
+    others = [other for other in (family, f"{family}-rotation") if other in RECIPES and other != name]
+    return {task: other for other in others for task in RECIPES[other].tasks()}
 
 
 def build(name: str, seed: int, recipe: Recipe | None = None) -> Reasoner:
@@ -140,7 +155,11 @@ def build(name: str, seed: int, recipe: Recipe | None = None) -> Reasoner:
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
     tasks = (recipe or RECIPES[name]).tasks()
-    settings = Settings(name, preset.frames, preset.steps, preset.shift, tasks=tasks)
+    if preset.causal:
+        make_frame_causal(transformer)
+    settings = Settings(
+        name, preset.frames, preset.steps, preset.shift, tasks=tasks, siblings=siblings(name), causal=preset.causal
+    )
     return Reasoner(settings, transformer, None, PixelVAE(), text_encoder)
 
 
@@ -151,7 +170,10 @@ def preset_of(name: str) -> Preset:
 
 
 class Batches(IterableDataset):
-    """Batches number `start`, start + 1, ...: {"video", "prompts", "sigma", "noise"} for puzzles of one size."""
+    """Batches number `start`, start + 1, ... for puzzles of one size.
+
+    Each is {"video", "prompts", "sigma" (batch,), "noise", "history": the number of clean first frames}.
+    """
 
     def __init__(self, recipe: Recipe, frames: int, seed: int, start: int, rank: int, world: int) -> None:
         self.recipe, self.frames, self.seed, self.start = recipe, frames, seed, start
@@ -161,7 +183,9 @@ class Batches(IterableDataset):
         return self.recipe.steps  # of the whole run, also when resumed: Lightning counts on from where it was
 
     def __iter__(self) -> Iterator[dict]:
-        for number in range(self.start, self.recipe.steps):
+        worker = get_worker_info()  # the loader takes from its workers in turn: together they keep the order
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(self.start + first, self.recipe.steps, stride):
             yield self.batch(number)
 
     def batch(self, number: int) -> dict:
@@ -177,11 +201,13 @@ class Batches(IterableDataset):
         prompts = ["" if rng.random() < self.recipe.prompt_dropout else p.prompt for p in puzzles]
         generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)
         sigma = flow.shift_sigma(torch.rand(count, generator=generator), self.recipe.shift)
+        history = rng.randrange(1, self.frames) if rng.random() < self.recipe.history else 0
         return {
             "video": video,
             "prompts": prompts,
             "sigma": sigma,
             "noise": torch.randn(video.shape, generator=generator),
+            "history": history,
         }
 
 
@@ -197,7 +223,8 @@ class PuzzleData(L.LightningDataModule):
         batches = Batches(
             self.recipe, self.frames, self.seed, trainer.global_step, trainer.global_rank, trainer.world_size
         )
-        return DataLoader(batches, batch_size=None)
+        # A GPU would wait for puzzles made in its own process; a CPU that trains has no core to spare for others.
+        return DataLoader(batches, batch_size=None, num_workers=WORKERS if torch.cuda.is_available() else 0)
 
 
 class FlowMatching(L.LightningModule):
@@ -242,12 +269,16 @@ class FlowMatching(L.LightningModule):
         self._log_losses(losses.detach(), batch["sigma"])
 
     def losses(self, batch: dict) -> Tensor:
-        """Mean squared error of the velocity for each video, (batch,)."""
-        video, noise, sigma = batch["video"], batch["noise"], batch["sigma"]
+        """Mean squared error of the velocity for each video, over the frames that are not clean, (batch,)."""
+        video, noise, sigma, history = batch["video"], batch["noise"], batch["sigma"], batch["history"]
         condition = self.reasoner.condition_on(video[:, :, :1], batch["prompts"], video.shape[2])
-        latents = flow.interpolate(video, noise, sigma.view(-1, 1, 1, 1, 1))
+        if history:
+            sigma = sigma[:, None] * (torch.arange(video.shape[2], device=sigma.device) >= history)
+        per_frame = sigma.view(len(sigma), 1, -1, 1, 1)
+        latents = flow.interpolate(video, noise, per_frame)
         velocity = self.reasoner.velocity(latents, sigma * flow.TIMESTEPS, condition, "cond")
-        return (velocity - flow.target_velocity(video, noise)).square().flatten(1).mean(1)
+        errors = (velocity - flow.target_velocity(video, noise)).square()
+        return errors[:, :, history:].flatten(1).mean(1)
 
     def _log_losses(self, losses: Tensor, sigma: Tensor) -> None:
         self.log("loss", losses.mean(), prog_bar=True)

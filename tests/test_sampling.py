@@ -9,7 +9,7 @@ from PIL import Image
 
 from minicos import flow, load
 from minicos.errors import MinicosError
-from minicos.sampling import Recorder, noise_for, sample
+from minicos.sampling import Recorder, noise_for, rollout, sample
 from minicos.tasks import get_task
 
 
@@ -195,3 +195,143 @@ def test_asking_for_what_nobody_recorded_and_solving_nothing(nano):
         sample(nano, mazes(1)).recorded("velocity")
     with pytest.raises(MinicosError, match="no puzzle"):
         sample(nano, [])
+
+
+# --- frame by frame -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory):
+    """A micro-causal with random weights that do something, saved and loaded."""
+    from minicos.model import save
+    from minicos.training import build
+
+    reasoner = build("micro-causal", seed=0)
+    torch.nn.init.normal_(reasoner.transformer.proj_out.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("models") / "micro-causal"
+    save(reasoner, folder)
+    return load(folder)
+
+
+def velocity_of(reasoner, latents, timestep=500.0):
+    """Of the first frames of a 3x3 maze."""
+    condition = reasoner.condition(mazes(len(latents), size=3)).first_frames(latents.shape[2])
+    return reasoner.velocity(latents, timestep, condition, "cond").detach()
+
+
+@pytest.mark.parametrize("frame", range(1, 7))
+def test_a_causal_frame_sees_no_later_one(causal, frame):
+    latents = torch.randn(2, 3, 7, 12, 12, generator=torch.Generator().manual_seed(frame))
+    changed = latents.clone()
+    changed[:, :, frame] += 1
+    difference = (velocity_of(causal, changed) - velocity_of(causal, latents)).abs().amax((0, 1, 3, 4))
+    assert not difference[:frame].any()  # bit for bit
+    assert (difference[frame:] > 1e-4).all()
+
+
+def test_without_the_mask_every_frame_sees_every_other(untrained_nano):
+    nano = load(untrained_nano)
+    latents = torch.randn(2, 3, 5, 12, 12, generator=torch.Generator().manual_seed(0))
+    changed = latents.clone()
+    changed[:, :, 4] += 1
+    difference = (velocity_of(nano, changed) - velocity_of(nano, latents)).abs().amax((0, 1, 3, 4))
+    assert (difference > 1e-4).all()
+
+
+def test_a_causal_model_does_not_know_how_long_the_video_will_be(causal):
+    latents = torch.randn(2, 3, 7, 12, 12, generator=torch.Generator().manual_seed(0))
+    whole = velocity_of(causal, latents)
+    for count in range(1, 7):
+        assert torch.allclose(velocity_of(causal, latents[:, :, :count]), whole[:, :, :count], atol=1e-5)
+
+
+def test_a_copy_of_a_causal_model_is_causal_for_itself(causal):
+    from copy import deepcopy
+
+    copy = deepcopy(causal.transformer)
+    velocity_of(causal, torch.randn(1, 3, 4, 12, 12))
+    processors = {id(block.attn1.processor) for block in copy.blocks}
+    assert processors.isdisjoint(id(block.attn1.processor) for block in causal.transformer.blocks)
+    condition = causal.condition(mazes(1, size=3))
+    copy(torch.cat([torch.randn(1, 3, 7, 12, 12), condition.channels], 1), torch.ones(1), condition.text["cond"])
+    assert copy.blocks[0].attn1.processor.frames == 7
+    assert causal.transformer.blocks[0].attn1.processor.frames == 4
+
+
+def test_one_timestep_for_all_frames_is_the_timestep_of_the_video(causal):
+    latents = torch.randn(2, 3, 7, 12, 12, generator=torch.Generator().manual_seed(0))
+    one, each = (velocity_of(causal, latents, t) for t in (torch.full((2,), 300.0), torch.full((2, 7), 300.0)))
+    assert torch.allclose(one, each, atol=1e-5)
+    times = torch.full((2, 7), 300.0)
+    times[:, 3] = 0
+    difference = (velocity_of(causal, latents, times) - each).abs().amax((0, 1, 3, 4))
+    assert not difference[:3].any()
+    assert (difference[3:] > 1e-4).all()
+
+
+def test_a_rollout_is_joint_sampling_of_each_frame_after_clean_ones(causal):
+    """Against a plain restatement: whole videos, and frames not yet reached filled with anything."""
+    puzzles, schedule = mazes(2, size=3), causal.schedule(3)
+    run = rollout(causal, puzzles, 7, schedule=schedule)
+    condition = causal.condition(puzzles)
+    given = condition.channels[:, 1:, 0]
+    latents = noise_for(puzzles, (3, 7, 12, 12), 7, 0, "initial")
+    latents[:, :, 0] = given
+    for frame in range(1, 7):
+        for step in schedule:
+            times = torch.tensor([[0.0] * frame + [step.timestep] + [999.0] * (6 - frame)] * 2)
+            velocity = causal.velocity(latents, times, condition, "cond").detach()
+            latents[:, :, frame] = flow.euler_step(latents[:, :, frame], velocity[:, :, frame], step)
+    assert torch.equal(run.latents[:, :, 0], given)
+    assert torch.allclose(run.latents, latents, atol=1e-4)
+    assert not torch.allclose(run.latents, sample(causal, puzzles, 7, schedule=schedule).latents, atol=0.1)
+
+
+def test_a_rollout_of_the_two_expert_wan_runs_too(tiny_wan):
+    run = rollout(tiny_wan, mazes(1), 0)
+    assert run.latents.shape == sample(tiny_wan, mazes(1), 0).latents.shape
+    assert torch.isfinite(run.latents).all()
+
+
+# --- one name, several networks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """micro and micro-rotation, untrained, side by side."""
+    from minicos.model import save
+    from minicos.training import build
+
+    folder = tmp_path_factory.mktemp("family")
+    for name in ("micro", "micro-rotation"):
+        save(build(name, seed=0), folder / name)
+    return folder
+
+
+def test_the_puzzles_task_chooses_the_network(family):
+    micro = load(family / "micro")
+    assert micro.for_task("maze") is micro
+    assert micro.for_task("maze-braided") is micro
+    rotation = micro.for_task("rotation-open")
+    assert rotation.settings.name == "micro-rotation"
+    assert rotation.for_task("maze").settings.name == "micro"
+    puzzles = [get_task("rotation").sample(0, i, size=90) for i in range(2)]
+    assert torch.equal(sample(micro, puzzles).latents, sample(rotation, puzzles).latents)
+    with pytest.raises(MinicosError, match="block 5 does not exist"):  # the network for rotations has fewer
+        sample(micro, puzzles, recorders=[Recorder("block", "cond", blocks=(5,))])
+
+
+def test_puzzles_of_two_networks_do_not_share_a_batch(family):
+    both = [get_task("maze").sample(0, 0, size=5), get_task("rotation").sample(0, 0, size=90)]  # of one canvas
+    with pytest.raises(MinicosError, match="different networks"):
+        sample(load(family / "micro"), both)
+
+
+def test_a_missing_sibling_is_named(family, tmp_path):
+    import shutil
+
+    alone = load(shutil.copytree(family / "micro", tmp_path / "alone"))
+    assert sample(alone, mazes(1)).video.shape == (1, 7, 16, 16, 3)
+    with pytest.raises(MinicosError, match=r"leaves rotation to a network in .*micro-rotation") as caught:
+        alone.for_task("rotation")
+    assert "\n" not in str(caught.value)

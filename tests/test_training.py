@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from minicos.errors import MinicosError
-from minicos.training import RECIPES, RESUME_FILE, Batches, Stage, learning_rate_factor, train
+from minicos.parts import PRESETS
+from minicos.training import RECIPES, RESUME_FILE, Batches, FlowMatching, Stage, build, learning_rate_factor, train
 
 STEPS = 8
 # A child process that trains the real preset for a few small batches, and kills itself with SIGKILL at a given moment.
@@ -112,11 +114,54 @@ def test_ranks_share_a_batch_without_overlap():
     assert not set(videos[0]) & set(videos[1])
 
 
+def test_workers_make_the_same_batches_in_the_same_order():
+    recipe = replace(RECIPES["nano"], steps=9, tokens=180, stages=(Stage(1.0, {("maze", 3): 1}),))
+    plain, shared = (
+        [b["sigma"] for b in DataLoader(Batches(recipe, 5, 0, 2, 0, 1), batch_size=None, num_workers=workers)]
+        for workers in (0, 2)
+    )
+    assert len(plain) == len(shared) == 7
+    assert all(torch.equal(a, b) for a, b in zip(plain, shared, strict=True))
+
+
+def test_the_causal_twin_sees_the_same_data():
+    """Its clean first frames come on top: puzzles, prompts, noise and noise levels are those of micro."""
+    assert RECIPES["micro-causal"] == replace(RECIPES["micro"], history=0.5)
+    assert PRESETS["micro-causal"] == replace(PRESETS["micro"], causal=True)
+    histories = []
+    for number in range(0, 400, 10):
+        one, other = (Batches(RECIPES[name], 7, 3, 0, 0, 1).batch(number) for name in ("micro", "micro-causal"))
+        histories.append(other.pop("history"))
+        assert one.pop("history") == 0
+        assert one.pop("prompts") == other.pop("prompts")
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert 0.25 < sum(history == 0 for history in histories) / len(histories) < 0.75
+    assert set(histories) <= set(range(7))
+
+
+def test_clean_first_frames_are_given_and_not_learned():
+    """The loss of a batch with history does not depend on the noise of its clean frames, and does on the others'."""
+    recipe = replace(RECIPES["micro-causal"], tokens=130, stages=(Stage(1.0, {("maze", 3): 1}),))
+    reasoner = build("micro-causal", 0, recipe)
+    torch.nn.init.normal_(reasoner.transformer.proj_out.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    module = FlowMatching(reasoner, recipe)
+    batch = Batches(recipe, 7, 0, 0, 0, 1).batch(0) | {"history": 3}
+
+    def loss(frame):
+        noise = batch["noise"].clone()
+        noise[:, :, frame] += 1
+        return module.losses(batch | {"noise": noise}).detach()
+
+    plain = module.losses(batch).detach()
+    assert all(torch.equal(loss(frame), plain) for frame in range(3))
+    assert all(not torch.allclose(loss(frame), plain) for frame in range(3, 7))
+
+
 def test_no_test_puzzle_in_training():
     from minicos.tasks import get_task
     from minicos.tasks.base import split_of
 
-    for name, size in {key for stage in RECIPES["nano"].stages for key in stage.mix}:
+    for name, size in {key for recipe in RECIPES.values() for stage in recipe.stages for key in stage.mix}:
         task = get_task(name)
         if not task.splittable(size):
             continue
