@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="solve held-out puzzles and draw what happens along the denoising steps")
-    _add_model(demo, "nano and nano-rotation")
+    _add_model(demo)
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for pictures and videos")
     demo.add_argument("--seed", type=_whole, default=0)
     demo.set_defaults(run=_demo)
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="rates on held-out puzzles, with intervals")
-    _add_model(evaluate, "$MINICOS_MODEL, else nano")
+    _add_model(evaluate)
     evaluate.add_argument("--out", type=Path, help="folder for evaluation.json and the card (default: only print)")
     evaluate.add_argument(
         "--n", type=_positive, default=1000, help="puzzles of each trained size, a fifth of it beyond (default: 1000)"
@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--model", help=f"a name, or a checkpoint's folder (default: {default})")
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="a name, or a checkpoint's folder (default: $MINICOS_MODEL, else nano)")
 
 
 def _whole(text: str) -> int:

@@ -20,7 +20,6 @@ from minicos.plots import film_strip, save_video, video_wall
 from minicos.sampling import Recorder, Trajectory, sample
 from minicos.tasks import STATUSES, Score
 
-MODELS = ("nano", "nano-rotation")
 PUZZLES = 32
 STRIP_ROWS = 7
 HEADER = ("model", "task", "size", "n", "solved % [95 %]", "at step 0 % [95 %]", *STATUSES[1:])
@@ -30,10 +29,10 @@ def run_demo(model: str | None, out: Path, seed: int) -> None:
     """Write film strips, videos and a table of scores to `out`, and say where they are."""
     began = time.perf_counter()
     prepare_folder(out)
-    reasoners = [load(name) for name in ([model] if model else MODELS)]
-    work = [(reasoner, task) for reasoner in reasoners for task in reasoner.settings.tasks]
+    reasoner = load(model)
+    work = [(reasoner.for_task(task), task) for task in reasoner.tasks()]
     if not work:
-        raise MinicosError(f"{model} does not say which tasks it was trained on: nothing to show")
+        raise MinicosError(f"{reasoner.settings.name} does not say which tasks it was trained on: nothing to show")
     table = Table(*HEADER, box=rich.box.MARKDOWN)
     files = []
     with Progress(console=Console(stderr=True)) as bar:

@@ -104,12 +104,20 @@ class Reasoner:
         """
         if task not in self.settings.siblings or self.folder is None:
             return self
-        folder = self.folder.parent / self.settings.siblings[task]
+        folder = self._sibling_folder(task)
         if not folder.is_dir():
             raise MinicosError(
                 f"{self.settings.name} leaves {task} to a network in {folder}: train it into that folder"
             )
         return _load_sibling(folder)
+
+    def tasks(self) -> list[str]:
+        """The tasks that the networks behind this name were trained on, as far as they are there."""
+        siblings = [task for task in self.settings.siblings if self.folder and self._sibling_folder(task).is_dir()]
+        return [*self.settings.tasks, *siblings]
+
+    def _sibling_folder(self, task: str) -> Path:
+        return self.folder.parent / self.settings.siblings[task]
 
     @property
     def device(self) -> torch.device:

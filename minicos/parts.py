@@ -68,6 +68,8 @@ PRESETS = {
     "micro-rotation": replace(_MICRO, blocks=4),
     "micro-causal": replace(_MICRO, causal=True),
     "micro-causal-rotation": replace(_MICRO, blocks=4, causal=True),
+    # For one GPU: wide enough for its matrix units, heads of a size that its attention kernels like.
+    "mini": replace(_MICRO, heads=4, head_dim=64, blocks=10, ffn_dim=1024, freq_dim=128),
 }
 
 

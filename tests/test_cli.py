@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from minicos.demo import MODELS
-from minicos.model import CHECKPOINTS
+from minicos.model import load
 
 
 def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -72,14 +71,15 @@ def test_demo_writes_what_it_says(tmp_path):
     done = minicos("demo", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     files = {path.name: path for path in (tmp_path / "demo").iterdir()}
-    tasks = {t for name in MODELS for t in json.loads((CHECKPOINTS / name / "minicos.json").read_text())["tasks"]}
+    settings = load().settings
+    tasks = {*settings.tasks, *settings.siblings}
     assert {"maze", "rotation"} <= tasks
     assert set(files) == {"scores.md", *(t + e for t in tasks for e in ("-strip.png", ".gif", ".mp4"))}
     assert files["scores.md"].read_text().strip() in done.stdout
     assert str(tmp_path / "demo") in done.stdout
     for task in tasks:
         with Image.open(files[f"{task}.gif"]) as gif:
-            assert gif.n_frames == 5
+            assert gif.n_frames == settings.frames
         with Image.open(files[f"{task}-strip.png"]) as strip:
             assert min(strip.size) > 500
         assert files[f"{task}.mp4"].stat().st_size > 5000

@@ -332,6 +332,8 @@ def test_a_missing_sibling_is_named(family, tmp_path):
 
     alone = load(shutil.copytree(family / "micro", tmp_path / "alone"))
     assert sample(alone, mazes(1)).video.shape == (1, 7, 16, 16, 3)
+    assert alone.tasks() == ["maze", "maze-braided"]
+    assert load(family / "micro").tasks() == [*alone.tasks(), "rotation", "rotation-by-example", "rotation-open"]
     with pytest.raises(MinicosError, match=r"leaves rotation to a network in .*micro-rotation") as caught:
         alone.for_task("rotation")
     assert "\n" not in str(caught.value)

@@ -14,9 +14,21 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from minicos.curves import (
+    BAND,
+    CURVE_FILE,
+    WINDOW,
+    Point,
+    curve_of_run,
+    outside_band,
+    read_curve,
+    verdict,
+    write_curve,
+)
 from minicos.errors import MinicosError
 from minicos.parts import PRESETS
-from minicos.training import RECIPES, RESUME_FILE, Batches, FlowMatching, Stage, build, learning_rate_factor, train
+from minicos.recipes import RECIPES, Stage
+from minicos.training import RESUME_FILE, Batches, FlowMatching, build, learning_rate_factor, train
 
 STEPS = 8
 # A child process that trains the real preset for a few small batches, and kills itself with SIGKILL at a given moment.
@@ -26,6 +38,7 @@ from dataclasses import replace
 from pathlib import Path
 import lightning as L
 import minicos.training as training
+from minicos.recipes import RECIPES, Stage
 
 out, kill_at, where, resume = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "resume"
 
@@ -51,8 +64,8 @@ elif where == "save":  # in the middle of writing a state: the draft is there, t
         replace_file(source, target)
     training.os.replace = interrupted
 
-stages = (training.Stage(0.5, {("maze", 3): 1}), training.Stage(1.0, {("maze", 3): 1, ("rotation", 45): 1}))
-recipe = replace(training.RECIPES["nano"], steps=8, tokens=180, stages=stages, validate=(("maze", 3),),
+stages = (Stage(0.5, {("maze", 3): 1}), Stage(1.0, {("maze", 3): 1, ("rotation", 45): 1}))
+recipe = replace(RECIPES["nano"], steps=8, tokens=180, stages=stages, validate=(("maze", 3),),
                  validate_every=4, save_every=2, warmup=2)
 training.train("nano", out, seed=5, resume=resume, recipe=recipe, progress=False)
 """
@@ -185,6 +198,36 @@ def test_a_few_steps_lower_the_loss(tmp_path):
     loss = lines[0].split(",").index("loss")
     first, last = (float(lines[i].split(",")[loss]) for i in (1, -1))
     assert last < 0.7 * first
+
+
+def points_of(*losses):
+    return [Point(WINDOW * (i + 1), loss, {"solved_maze_5": 0.5}) for i, loss in enumerate(losses)]
+
+
+def test_a_curve_is_read_from_the_logs_of_a_resumed_run(tmp_path):
+    """What was done again after a kill counts once, as it was done the last time."""
+    versions = {2: range(9, 2 * WINDOW, 10), 10: range(WINDOW - 91, 2 * WINDOW, 10)}
+    for version, steps in versions.items():
+        folder = tmp_path / "logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        lines = [f"{version},{step},{0.25 if step == WINDOW - 1 else ''}" for step in steps]
+        (folder / "metrics.csv").write_text("loss,step,solved_maze_5\n" + "\n".join(lines) + "\n")
+    first, second = curve_of_run(tmp_path)
+    assert (first.step, second.step) == (WINDOW, 2 * WINDOW)
+    assert first.loss == pytest.approx((2 * (WINDOW - 100) + 10 * 100) / WINDOW)
+    assert (first.solved, second.loss, second.solved) == ({"solved_maze_5": 0.25}, 10, {})
+    write_curve([first, second], tmp_path / CURVE_FILE)
+    assert read_curve(tmp_path / CURVE_FILE) == [first, second]
+    with pytest.raises(MinicosError, match="no logs"):
+        curve_of_run(tmp_path / "elsewhere")
+
+
+def test_a_curve_that_leaves_the_band_is_told():
+    reference = points_of(0.1, 0.05, 0.03)
+    assert outside_band(points_of(0.1 * BAND * 0.99, 0.05 / BAND * 1.01, 0.03), reference) == []
+    bad = points_of(0.1 * BAND * 1.01, 0.05, 0.03 / BAND * 0.99)
+    assert outside_band(bad, reference) == [WINDOW, 3 * WINDOW]
+    assert verdict(bad, reference).startswith("1 of 3 points")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
