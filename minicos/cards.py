@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 TRAINING_FILE = "training.json"
 EVALUATION_FILE = "evaluation.json"
-COLUMNS = ("task", "size", "length", "n", "solved", "step 0", "gap", "answer", "wrong", "invalid", "unreadable")
+COLUMNS = ("task", "size", "length", "n", "solved", "step 0", "gap", "answer")
+COLUMNS += ("wrong", "invalid", "unreadable", "chosen")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Row:
     """Rates over one group of puzzles; intervals are 95 %. `length` is "all" or a bin, in the task's unit.
 
     end, step_0 and answer: share solved (answer: last frame right); gap: end minus step_0, paired. A rollout, which
-    goes frame by frame, has no step 0 of the whole video.
+    goes frame by frame, has no step 0 of the whole video. chosen: where several answers are right and have names, how
+    many solved puzzles show which.
     """
 
     task: str
@@ -48,6 +50,7 @@ class Row:
     answer: float
     answer_interval: tuple[float, float]
     rollout: bool = False
+    chosen: dict[str, int] = field(default_factory=dict)
 
 
 def rows_of(report: dict) -> list[Row]:
@@ -120,6 +123,7 @@ def cells(row: Row) -> tuple[str, ...]:
         percent(row.gap, row.gap_interval, signed=True),
         percent(row.answer, row.answer_interval),
         *(f"{100 * row.counts[status] / row.n:.1f}" for status in ("wrong", "invalid", "unreadable")),
+        ", ".join(f"{name} {count}" for name, count in row.chosen.items()) or "-",
     )
 
 
@@ -134,7 +138,8 @@ right and every frame is legal; *step 0*: the same for the clean estimate x0_hat
 solved minus step 0; *answer*: the last frame is right, whatever the frames before it show; *wrong*, *invalid* and
 *unreadable* are the ways not to be solved. *length*: moves of the route, degrees of the turn. A star marks sizes beyond
 training. Puzzles come from the test split; mazes below 5x5 are too few to hold any out. *frame by frame*: each frame
-denoised from pure noise after the earlier ones are done; all other rows denoise all frames together."""
+denoised from pure noise after the earlier ones are done; all other rows denoise all frames together. *chosen*: where
+several answers are right, how many puzzles were solved by which."""
 
 
 def card(reasoner: Reasoner, report: dict) -> str:

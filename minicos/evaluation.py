@@ -18,7 +18,7 @@ from minicos.cards import EVALUATION_FILE, Row, card, describe_weights, markdown
 from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.model import Reasoner, load
-from minicos.sampling import Recorder, rollout, sample
+from minicos.sampling import Recorder, Trajectory, rollout, sample
 from minicos.tasks import STATUSES, Puzzle, Score, get_task, task_of
 
 CHUNK = 50  # puzzles a batch: part of the result, since matrix kernels differ in the last bits across batch shapes
@@ -29,11 +29,15 @@ BEYOND = 2  # sizes beyond training that are evaluated too, where the task has t
 
 @dataclass(frozen=True)
 class Outcome:
-    """One puzzle: judged at the end of denoising, and by x0_hat at step 0 (None in a rollout)."""
+    """One puzzle: judged at the end of denoising, and by x0_hat at step 0 (None in a rollout).
+
+    choice: which of several right answers it shows, "" where it shows none or they have no names.
+    """
 
     puzzle: Puzzle
     end: Score
     step_0: Score | None
+    choice: str
 
 
 def score_all(puzzles: Sequence[Puzzle], videos: Iterable) -> list[Score]:
@@ -45,14 +49,22 @@ def solve(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> list[
     """Run and judge puzzles of one canvas, in one batch."""
     run = sample(reasoner, puzzles, seed, recorders=[Recorder("x0_hat", steps=(0,))])
     first = reasoner.decode(run.recorded("x0_hat")[0])
-    scores = zip(puzzles, score_all(puzzles, run.video), score_all(puzzles, first), strict=True)
-    return [Outcome(*triple) for triple in scores]
+    return outcomes_of(run, score_all(puzzles, first))
 
 
 def solve_frame_by_frame(reasoner: Reasoner, puzzles: Sequence[Puzzle], seed: int = 0) -> list[Outcome]:
     """The same by rollout."""
-    scores = score_all(puzzles, rollout(reasoner, puzzles, seed).video)
-    return [Outcome(puzzle, score, None) for puzzle, score in zip(puzzles, scores, strict=True)]
+    return outcomes_of(rollout(reasoner, puzzles, seed), [None] * len(puzzles))
+
+
+def outcomes_of(run: Trajectory, at_step_0: Sequence[Score | None]) -> list[Outcome]:
+    """Judge the videos of a run."""
+    ends = score_all(run.puzzles, run.video)
+    choices = [
+        task_of(puzzle).choice(video, puzzle) if end.solved else ""
+        for puzzle, video, end in zip(run.puzzles, run.video, ends, strict=True)
+    ]
+    return [Outcome(*parts) for parts in zip(run.puzzles, ends, at_step_0, choices, strict=True)]
 
 
 def held_out(task_name: str, size: int, n: int) -> list[Puzzle]:
@@ -146,6 +158,7 @@ def summarise(difficulty: Difficulty, length: str, outcomes: Sequence[Outcome]) 
         answer=float(answer.mean()),
         answer_interval=wilson_interval(answer),
         rollout=difficulty.rollout,
+        chosen=dict(sorted(Counter(o.choice for o in outcomes if o.choice).items())),
         **beginning,
     )
 

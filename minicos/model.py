@@ -102,7 +102,8 @@ class Reasoner:
 
         Raises MinicosError where the sibling is missing or damaged.
         """
-        if task not in self.settings.siblings or self.folder is None:
+        own = task in self.settings.tasks or task not in self.settings.siblings
+        if own or self.folder is None:
             return self
         folder = self._sibling_folder(task)
         if not folder.is_dir():

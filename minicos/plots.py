@@ -1,13 +1,14 @@
-"""Pictures: film strips of a run, and walls of solved videos."""
+"""Pictures: film strips of a run, walls of solved videos, curves of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minicos.curves import BAND, WINDOW, Point
 from minicos.flow import Step
 from minicos.tasks import Score, Video
 
@@ -90,3 +91,31 @@ def save_video(video: Video, path: Path, seconds_per_frame: float = 0.5) -> None
     even = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # H.264 wants even sides
     held = np.concatenate([even, even[-1:], even[-1:]])
     imageio.imwrite(path, held, fps=1 / seconds_per_frame, codec="libx264", macro_block_size=1, quality=8)
+
+
+def training_curve(points: Sequence[Point], others: Mapping[str, Sequence[Point]], title: str) -> Figure:
+    """Left: the loss with its band, and retrainings over it. Right: validation rates at the end and at step 0."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=150)
+    left, right = figure.subplots(1, 2)
+    steps, loss = [p.step for p in points], np.array([p.loss for p in points])
+    left.fill_between(steps, loss / BAND, loss * BAND, color="#cfd8dc", label=f"band: a factor of {BAND}")
+    left.plot(steps, loss, color="#000000", marker="o", markersize=3, label="shipped")
+    for (name, curve), mark in zip(others.items(), "xv+s", strict=False):
+        left.plot([p.step for p in curve], [p.loss for p in curve], color="#D55E00", marker=mark, lw=0.8, label=name)
+    left.set(xlabel="training step", ylabel=f"loss, mean over {WINDOW} steps", yscale="log")
+    left.legend(fontsize=7)
+    names = sorted({name for p in points for name in p.solved if not name.endswith("_step_0")})
+    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56606B")
+    for name, colour, mark in zip(names, colours, "osv^D", strict=False):
+        task, _, size = name.removeprefix("solved_").rpartition("_")
+        for key, style, moment in ((name, "-", "end"), (f"{name}_step_0", ":", "step 0")):
+            known = [p for p in points if key in p.solved]
+            rates = [100 * p.solved[key] for p in known]
+            label = f"{task} {size}, {moment}"
+            right.plot([p.step for p in known], rates, style, color=colour, marker=mark, markersize=3, label=label)
+    right.set(xlabel="training step", ylabel="validation puzzles solved, %", ylim=(-3, 103))
+    right.legend(fontsize=6, ncols=2)
+    figure.suptitle(title, fontsize=9)
+    return figure

@@ -185,3 +185,13 @@ def test_the_ground_truth_arrives_and_rests(frames, turn):
 def test_wrap(degrees):
     assert -180 < wrap(degrees) <= 180
     assert (wrap(degrees) - degrees) % 360 == 0
+
+
+def test_the_chosen_direction_is_told_where_both_are_right():
+    task = get_task("rotation-open")
+    puzzles = [task.sample(0, i) for i in range(20)]
+    choices = [task.choice(task.render(puzzle, 7), puzzle) for puzzle in puzzles]
+    assert choices == ["clockwise" if puzzle.turn > 0 else "counterclockwise" for puzzle in puzzles]
+    assert len(set(choices)) == 2
+    single = get_task("rotation").sample(0, 0)
+    assert get_task("rotation").choice(task.render(single, 7), single) == ""

@@ -190,6 +190,9 @@ class OpenRotation(RotationTask):
     def _pose(self, turns: tuple[int, ...], rng: Random) -> tuple[str, tuple[Panel, ...]]:
         return self.PROMPT, ()
 
+    def choice(self, video: Video, puzzle: RotationPuzzle) -> str:
+        return "clockwise" if self.decode(video, puzzle) > 0 else "counterclockwise"
+
     def prompts(self) -> tuple[str, ...]:
         return (self.PROMPT,)
 
