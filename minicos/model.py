@@ -30,6 +30,7 @@ Branch = Literal["cond", "uncond"]
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PIPELINE = "WanImageToVideoPipeline"
 SETTINGS_FILE = "minicos.json"
+SHARD = "15MB"  # the largest file of weights that is written
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,8 @@ def save(reasoner: Reasoner, folder: Path) -> None:
     index |= {"boundary_ratio": reasoner.settings.boundary, "expand_timesteps": False}
     index |= {part: [None, None] for part in ("image_encoder", "image_processor", "tokenizer", "transformer_2")}
     for part, (library, module) in parts.items():
-        module.save_pretrained(folder / part)
+        sharding = {"max_shard_size": SHARD} if isinstance(module, nn.Module) else {}
+        module.save_pretrained(folder / part, **sharding)
         index[part] = [library, type(module).__name__]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     (folder / SETTINGS_FILE).write_text(json.dumps(asdict(reasoner.settings), indent=2) + "\n")

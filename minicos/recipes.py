@@ -92,8 +92,8 @@ RECIPES = {
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
     ),
     "mini": Recipe(
-        steps=8000,
-        tokens=60_000,
+        steps=5000,
+        tokens=100_000,
         stages=(
             Stage(0.04, {("maze", 3): 1, ("maze", 4): 1}),
             Stage(0.2, {("maze", 4): 0.2, ("maze", 5): 0.8}),

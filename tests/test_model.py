@@ -13,6 +13,7 @@ from minicos.errors import MinicosError
 from minicos.model import Settings, save, shipped
 from minicos.parts import PRESETS
 from minicos.tasks import get_task, vocabulary
+from minicos.training import build
 
 
 @pytest.fixture
@@ -39,6 +40,36 @@ def test_presets_keep_their_limits(untrained_nano):
     assert sum(p.numel() for module in modules for p in module.parameters()) <= 1_000_000
     assert sum(path.stat().st_size for path in untrained_nano.rglob("*") if path.is_file()) <= 4_000_000
     assert PRESETS["nano"].frames >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("micro", 1_500_000), ("micro-rotation", 1_500_000), ("mini", 12_000_000)]
+)
+def test_larger_presets_keep_theirs(name, parameters):
+    transformer = build(name, 0).transformer
+    assert sum(p.numel() for p in transformer.parameters()) <= parameters
+    assert PRESETS[name].frames >= 7
+
+
+def test_micro_with_its_sibling_keeps_the_limits_of_one_network():
+    parts = [
+        part
+        for name in ("micro", "micro-rotation")
+        for part in (build(name, 0).transformer, build(name, 0).text_encoder)
+    ]
+    assert sum(p.numel() for part in parts for p in part.parameters()) <= 1_500_000
+
+
+def test_large_weights_are_saved_in_shards(tmp_path):
+    mini = build("mini", 0)
+    save(mini, tmp_path)
+    files = list((tmp_path / "transformer").glob("*.safetensors"))
+    assert len(files) > 1
+    assert max(path.stat().st_size for path in files) <= 15_000_000
+    again = load(tmp_path).transformer.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in mini.transformer.state_dict().items())
+    files[0].unlink()
+    refused(tmp_path, "transformer")
 
 
 def test_the_miniature_is_a_pipeline_of_diffusers(untrained_nano):

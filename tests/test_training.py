@@ -191,9 +191,13 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert 0 < rates[-1] < 0.01
 
 
-def test_a_few_steps_lower_the_loss(tmp_path):
-    recipe = replace(RECIPES["nano"], steps=40, tokens=400, save_every=40, validate_every=1000, warmup=5)
-    train("nano", tmp_path / "run", recipe=recipe, progress=False)
+@pytest.mark.parametrize(("name", "steps"), [("nano", 40), ("micro-causal", 40), ("mini", 20)])
+def test_a_few_steps_lower_the_loss(tmp_path, name, steps):
+    stages = (Stage(1.0, {("maze", 3): 1, ("maze", 4): 1}),)
+    recipe = replace(
+        RECIPES[name], steps=steps, tokens=400, stages=stages, save_every=100, validate_every=100, warmup=5
+    )
+    train(name, tmp_path / "run", recipe=recipe, progress=False)
     lines = (tmp_path / "run" / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
     loss = lines[0].split(",").index("loss")
     first, last = (float(lines[i].split(",")[loss]) for i in (1, -1))
