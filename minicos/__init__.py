@@ -12,11 +12,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "minicos.model",
     "sample": "minicos.sampling",
+    "rollout": "minicos.sampling",
     "Recorder": "minicos.sampling",
     "get_task": "minicos.tasks",
     "MinicosError": "minicos.errors",
 }
-__all__ = ["MinicosError", "Recorder", "__version__", "get_task", "load", "sample"]
+__all__ = ["MinicosError", "Recorder", "__version__", "get_task", "load", "rollout", "sample"]
 
 
 def __getattr__(name: str) -> object:
