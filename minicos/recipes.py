@@ -63,18 +63,19 @@ RECIPES = {
         validate=(("rotation", 90), ("rotation", 180)),
     ),
     "micro": Recipe(
-        steps=5000,
+        steps=7000,
         tokens=4000,
         stages=(
-            Stage(0.08, {("maze", 3): 1, ("maze", 4): 1}),
-            Stage(0.4, {("maze", 3): 0.05, ("maze", 4): 0.1, ("maze", 5): 0.7, ("maze-braided", 5): 0.15}),
+            Stage(0.06, {("maze", 3): 1, ("maze", 4): 1}),
+            Stage(0.4, {("maze", 3): 0.02, ("maze", 4): 0.08, ("maze", 5): 0.75, ("maze-braided", 5): 0.15}),
             Stage(
                 1.0,
-                {("maze", 3): 0.02, ("maze", 4): 0.03, ("maze", 5): 0.2, ("maze", 6): 0.15, ("maze", 7): 0.4}
-                | {("maze-braided", 5): 0.05, ("maze-braided", 6): 0.05, ("maze-braided", 7): 0.1},
+                {("maze", 3): 0.02, ("maze", 4): 0.03, ("maze", 5): 0.25, ("maze", 6): 0.15, ("maze", 7): 0.4}
+                | {("maze-braided", 5): 0.05, ("maze-braided", 6): 0.04, ("maze-braided", 7): 0.06},
             ),
         ),
         validate=(("maze", 5), ("maze", 7), ("maze-braided", 5)),
+        validate_every=1000,
     ),
     "micro-rotation": Recipe(
         steps=6000,
