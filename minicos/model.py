@@ -141,6 +141,10 @@ class Reasoner:
             return self.transformer
         return self.transformer_2
 
+    def expert_name(self, timestep: float) -> Literal["transformer", "transformer_2"]:
+        """Which of the folder's networks works at this timestep."""
+        return "transformer" if self.expert(timestep) is self.transformer else "transformer_2"
+
     def blocks(self, step: flow.Step) -> nn.ModuleList:
         """The blocks that work at this step; each maps (batch, tokens, width) to the same shape."""
         return self.expert(step.timestep).blocks

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -14,10 +13,10 @@ from torch import Tensor
 from minicos import flow
 from minicos.errors import MinicosError
 from minicos.model import Branch, Condition, Reasoner
+from minicos.runs import SITES, Address, Batch, Intervention, Run, Site, check_range, company, noise_for
 from minicos.tasks import Puzzle, Video
 
-Site = Literal["latents", "velocity", "x0_hat", "block"]
-SITES: tuple[Site, ...] = ("latents", "velocity", "x0_hat", "block")
+Records = dict[tuple[str, str, int | None], dict[int, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,20 @@ class Recorder:
 
 @dataclass
 class Trajectory:
-    """What a run leaves behind.
+    """What runs leave behind.
 
     latents: final latents, (batch, channels, frames, height, width); video: uint8 (batch, frames, height, width, 3).
     """
 
-    puzzles: list[Puzzle]
-    seed: int
+    runs: list[Run]
     schedule: tuple[flow.Step, ...]
     latents: Tensor
     video: Video
-    _records: dict[tuple[str, str, int | None], dict[int, Tensor]] = field(default_factory=dict, repr=False)
+    _records: Records = field(default_factory=dict, repr=False)
+
+    @property
+    def puzzles(self) -> list[Puzzle]:
+        return [run.puzzle for run in self.runs]
 
     def recorded(self, site: Site, branch: str = "guided", block: int | None = None) -> dict[int, Tensor]:
         """Recorded tensors by step, each with the batch as first axis. Raises MinicosError if nobody recorded it."""
@@ -70,48 +72,62 @@ class Trajectory:
             raise MinicosError(f"{where} was not recorded: pass a Recorder for it to sample()") from None
 
 
-def noise_for(puzzles: Sequence[Puzzle], shape: tuple[int, ...], seed: int, step: int, purpose: str) -> Tensor:
-    """Standard normal noise, (batch, *shape), one stream for each (seed, puzzle, step, purpose), drawn on the CPU.
-
-    It depends neither on the batch nor on the device, so a run can be repeated alone or in other company.
-    """
-    rows = []
-    for puzzle in puzzles:
-        digest = hashlib.blake2b(f"{seed}/{puzzle.key}/{step}/{purpose}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-        rows.append(torch.randn(shape, generator=generator))
-    return torch.stack(rows)
-
-
-@torch.no_grad()
 def sample(
     reasoner: Reasoner,
     puzzles: Sequence[Puzzle],
     seed: int = 0,
     *,
     schedule: tuple[flow.Step, ...] | None = None,
+    interventions: Sequence[Intervention] = (),
     recorders: Sequence[Recorder] = (),
 ) -> Trajectory:
     """Solve puzzles that share one canvas, by Euler steps from pure noise.
 
     schedule: the denoising steps, the model's own when None (`reasoner.schedule(steps, shift)` makes others).
-    Raises MinicosError for puzzles of different sizes, and for recorders of steps or blocks that do not exist.
+    interventions: what is done to every run, in this order. Raises MinicosError as `sample_runs` does.
     """
-    reasoner = _network_for(reasoner, puzzles)
+    runs = [Run(puzzle, seed, tuple(interventions)) for puzzle in puzzles]
+    return sample_runs(reasoner, runs, schedule=schedule, recorders=recorders)
+
+
+@torch.no_grad()
+def sample_runs(
+    reasoner: Reasoner,
+    runs: Sequence[Run],
+    *,
+    schedule: tuple[flow.Step, ...] | None = None,
+    recorders: Sequence[Recorder] = (),
+) -> Trajectory:
+    """The same for runs that differ in puzzle, seed and interventions. Runs that they need are denoised beside them.
+
+    Recorders see what interventions have left. Raises MinicosError for puzzles of different sizes, and for steps,
+    frames or blocks that do not exist.
+    """
+    runs, everyone = list(runs), company(runs)
+    reasoner = _network_for(reasoner, [run.puzzle for run in everyone])
     schedule = reasoner.schedule() if schedule is None else schedule
+    condition = reasoner.condition([run.puzzle for run in everyone])
+    batch = Batch(everyone, *_extents(reasoner, condition))
     _check_recorders(reasoner, schedule, recorders)
-    condition = reasoner.condition(puzzles)
-    latents = _initial_latents(reasoner, puzzles, condition, seed)
-    records: dict[tuple[str, str, int | None], dict[int, Tensor]] = {}
+    _check_interventions(reasoner, schedule, batch)
+    latents = _initial_latents(reasoner, batch)
+    records: Records = {}
     for step in schedule:
+        at = Address("latents", step, reasoner.expert_name(step.timestep))
         watching = [recorder for recorder in recorders if recorder.wants(step)]
-        velocities = _velocities(reasoner, latents, step, step.timestep, condition, watching, records)
+        latents = batch.changed(latents, at)
+        velocities = _velocities(reasoner, latents, step.timestep, at, condition, batch, watching, records)
+        velocities["guided"] = _changed_velocity(velocities["guided"], latents, batch, at)
         for recorder in watching:
             if recorder.site != "block" and recorder.branch in velocities:
                 value = _at_site(recorder, latents, velocities[recorder.branch], step)
                 records.setdefault((recorder.site, recorder.branch, None), {})[step.index] = value
+        batch.x0_hat = flow.estimate_x0(latents, velocities["guided"], step.sigma)
+        batch.sigma = step.next_sigma
         latents = flow.euler_step(latents, velocities["guided"], step)
-    return Trajectory(list(puzzles), seed, schedule, latents, reasoner.decode(latents), records)
+    latents = latents[: len(runs)]
+    records = {key: {s: value[: len(runs)] for s, value in steps.items()} for key, steps in records.items()}
+    return Trajectory(runs, schedule, latents, reasoner.decode(latents), records)
 
 
 @torch.no_grad()
@@ -131,16 +147,18 @@ def rollout(
     reasoner = _network_for(reasoner, puzzles)
     schedule = reasoner.schedule() if schedule is None else schedule
     condition = reasoner.condition(puzzles)
-    latents = _initial_latents(reasoner, puzzles, condition, seed)
+    batch = Batch([Run(puzzle, seed) for puzzle in puzzles], *_extents(reasoner, condition))
+    latents = _initial_latents(reasoner, batch)
     latents[:, :, 0] = condition.channels[:, -reasoner.latent_channels :, 0]
     for frame in range(1, latents.shape[2]):
         visible = condition.first_frames(frame + 1)
         times = torch.zeros(len(latents), frame + 1, device=latents.device)
         for step in schedule:
+            at = Address("latents", step, reasoner.expert_name(step.timestep))
             times[:, frame] = step.timestep
-            velocity = _velocities(reasoner, latents[:, :, : frame + 1], step, times, visible, (), {})["guided"]
+            velocity = _velocities(reasoner, latents[:, :, : frame + 1], times, at, visible, batch, (), {})["guided"]
             latents[:, :, frame] = flow.euler_step(latents[:, :, frame], velocity[:, :, frame], step)
-    return Trajectory(list(puzzles), seed, schedule, latents, reasoner.decode(latents))
+    return Trajectory(list(batch.runs), schedule, latents, reasoner.decode(latents))
 
 
 def _network_for(reasoner: Reasoner, puzzles: Sequence[Puzzle]) -> Reasoner:
@@ -153,29 +171,48 @@ def _network_for(reasoner: Reasoner, puzzles: Sequence[Puzzle]) -> Reasoner:
     return networks.pop()
 
 
-def _initial_latents(reasoner: Reasoner, puzzles: Sequence[Puzzle], condition: Condition, seed: int) -> Tensor:
-    shape = (reasoner.latent_channels, *condition.channels.shape[2:])
-    return noise_for(puzzles, shape, seed, 0, "initial").to(reasoner.device)
+def _extents(reasoner: Reasoner, condition: Condition) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Frames, height and width of the latents, and the same in tokens."""
+    extent = tuple(condition.channels.shape[2:])
+    patch = reasoner.transformer.config.patch_size
+    return extent, tuple(size // side for size, side in zip(extent, patch, strict=True))
+
+
+def _initial_latents(reasoner: Reasoner, batch: Batch) -> Tensor:
+    shape = (reasoner.latent_channels, *batch.extent)
+    return noise_for(batch.runs, shape, 0, "initial").to(reasoner.device)
 
 
 def _velocities(
     reasoner: Reasoner,
     latents: Tensor,
-    step: flow.Step,
     timestep: Tensor | float,
+    at: Address,
     condition: Condition,
+    batch: Batch,
     watching: Sequence[Recorder],
-    records: dict[tuple[str, str, int | None], dict[int, Tensor]],
+    records: Records,
 ) -> dict[str, Tensor]:
     """The velocity of every branch that is computed at this step, and the one to follow as "guided"."""
-    scale = reasoner.guidance(step)
+    scale = reasoner.guidance(at.step)
     branches: tuple[Branch, ...] = ("cond", "uncond") if scale > 1 else ("cond",)
     velocities = {}
     for branch in branches:
-        with _block_hooks(reasoner, step, branch, watching, records):
+        with _block_hooks(reasoner, replace(at, site="block", branch=branch), batch, watching, records):
             velocities[branch] = reasoner.velocity(latents, timestep, condition, branch)
     guided = flow.guide(velocities["cond"], velocities["uncond"], scale) if scale > 1 else velocities["cond"]
     return {**velocities, "guided": guided}
+
+
+def _changed_velocity(velocity: Tensor, latents: Tensor, batch: Batch, at: Address) -> Tensor:
+    """After what acts on the velocity itself, and on x0_hat, which says where the velocity leads to."""
+    velocity = batch.changed(velocity, replace(at, site="velocity"))
+    x0_hat = flow.estimate_x0(latents, velocity, at.step.sigma)
+    changed = batch.changed(x0_hat, replace(at, site="x0_hat"))
+    if changed is x0_hat:
+        return velocity
+    # x0_hat = x_sigma - sigma v, solved for v
+    return (latents - changed) / at.step.sigma
 
 
 def _at_site(recorder: Recorder, latents: Tensor, velocity: Tensor, step: flow.Step) -> Tensor:
@@ -186,31 +223,36 @@ def _at_site(recorder: Recorder, latents: Tensor, velocity: Tensor, step: flow.S
 
 @contextmanager
 def _block_hooks(
-    reasoner: Reasoner,
-    step: flow.Step,
-    branch: Branch,
-    watching: Sequence[Recorder],
-    records: dict[tuple[str, str, int | None], dict[int, Tensor]],
+    reasoner: Reasoner, at: Address, batch: Batch, watching: Sequence[Recorder], records: Records
 ) -> Iterator[None]:
-    """Forward hooks on the recorded blocks for the length of one pass; whatever happens, they are gone afterwards."""
-    blocks = reasoner.blocks(step)
+    """Forward hooks on changed and recorded blocks for one pass; whatever happens, they are gone afterwards."""
+    blocks = reasoner.blocks(at.step)
+    recorded = {b for r in watching if r.site == "block" and r.branch == at.branch for b in r.blocks}
     with ExitStack() as stack:
-        for index in {b for r in watching if r.site == "block" and r.branch == branch for b in r.blocks}:
-            store = records.setdefault(("block", branch, index), {})
+        for index, block in enumerate(blocks):
+            here = replace(at, block=index)
+            store = records.setdefault(("block", at.branch, index), {}) if index in recorded else None
+            if store is None and not batch.acting(here):
+                continue
 
-            def keep(module, inputs, output, store=store):
-                store[step.index] = output.detach().clone()
+            def hook(module, inputs, output, here=here, store=store):
+                output = batch.changed(output, here)
+                if store is not None:
+                    store[at.step.index] = output.detach().clone()
+                return output
 
-            stack.callback(blocks[index].register_forward_hook(keep).remove)
+            stack.callback(block.register_forward_hook(hook).remove)
         yield
 
 
 def _check_recorders(reasoner: Reasoner, schedule: tuple[flow.Step, ...], recorders: Sequence[Recorder]) -> None:
     for recorder in recorders:
-        for step in recorder.steps or ():
-            if not 0 <= step < len(schedule):
-                raise MinicosError(f"step {step} does not exist: this run has steps 0 to {len(schedule) - 1}")
-        for block in recorder.blocks:
-            if not 0 <= block < len(reasoner.transformer.blocks):
-                last = len(reasoner.transformer.blocks) - 1
-                raise MinicosError(f"block {block} does not exist: this model has blocks 0 to {last}")
+        check_range("step", recorder.steps, len(schedule))
+        check_range("block", recorder.blocks, len(reasoner.transformer.blocks))
+
+
+def _check_interventions(reasoner: Reasoner, schedule: tuple[flow.Step, ...], batch: Batch) -> None:
+    limits = {"step": len(schedule), "block": len(reasoner.transformer.blocks), "frame": batch.grid[0]}
+    for intervention in {intervention for run in batch.runs for intervention in run.interventions}:
+        for what, indices in intervention.indices().items():
+            check_range(what, indices, limits[what])

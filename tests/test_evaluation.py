@@ -10,6 +10,7 @@ import pytest
 from minicos.cards import cells, rows_of
 from minicos.evaluation import Difficulty, Outcome, difficulties, evaluate, outcomes_of, summarise
 from minicos.model import load, save
+from minicos.runs import Run
 from minicos.sampling import Trajectory
 from minicos.tasks import get_task
 from minicos.tasks.base import Score
@@ -57,7 +58,7 @@ def test_what_was_chosen_is_counted_for_solved_puzzles_only():
     puzzles = [task.sample(0, i) for i in range(12)]
     videos = np.stack([task.render(puzzle, 7) for puzzle in puzzles])
     videos[:2] = videos[:2, :1]  # the first two stand still
-    outcomes = outcomes_of(Trajectory(puzzles, 0, (), None, videos), [Score("wrong", "", False)] * 12)
+    outcomes = outcomes_of(Trajectory([Run(p) for p in puzzles], (), None, videos), [Score("wrong", "", False)] * 12)
     row = summarise(Difficulty(task.name, 90, True, 12), "all", outcomes)
     clockwise = sum(puzzle.turn > 0 for puzzle in puzzles[2:])
     assert row.chosen == {"clockwise": clockwise, "counterclockwise": 10 - clockwise}

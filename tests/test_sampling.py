@@ -9,7 +9,8 @@ from PIL import Image
 
 from minicos import flow, load
 from minicos.errors import MinicosError
-from minicos.sampling import Recorder, noise_for, rollout, sample
+from minicos.runs import Run, noise_for
+from minicos.sampling import Recorder, rollout, sample
 from minicos.tasks import get_task
 
 
@@ -47,7 +48,7 @@ def test_our_loop_equals_the_pipeline_of_diffusers(tiny_pipeline, tiny_wan_folde
     )
     puzzle = mazes(1)[0]
     image = get_task("maze").render(puzzle, 2, reasoner.settings.canvas)[0]
-    noise = noise_for([puzzle], (16, 2, 4, 4), 3, 0, "initial")
+    noise = noise_for([Run(puzzle, 3)], (16, 2, 4, 4), 0, "initial")
     theirs = pipe(
         image=Image.fromarray(image),
         prompt=puzzle.prompt,
@@ -79,14 +80,12 @@ def test_runs_repeat_bit_for_bit_and_seeds_differ(reasoner):
 
 
 def test_noise_depends_on_the_puzzle_not_on_its_company():
-    puzzles = mazes(5)
-    together = noise_for(puzzles, (3, 5, 16, 16), 0, 0, "initial")
-    assert all(
-        torch.equal(together[i], noise_for([p], (3, 5, 16, 16), 0, 0, "initial")[0]) for i, p in enumerate(puzzles)
-    )
+    runs = [Run(puzzle) for puzzle in mazes(5)]
+    together = noise_for(runs, (3, 5, 16, 16), 0, "initial")
+    assert all(torch.equal(together[i], noise_for([r], (3, 5, 16, 16), 0, "initial")[0]) for i, r in enumerate(runs))
     streams = [
-        noise_for(puzzles[:1], (64,), *key)
-        for key in [(0, 0, "initial"), (1, 0, "initial"), (0, 1, "initial"), (0, 0, "x")]
+        noise_for([Run(runs[0].puzzle, seed)], (64,), *key)
+        for seed, *key in [(0, 0, "initial"), (1, 0, "initial"), (0, 1, "initial"), (0, 0, "x")]
     ]
     assert all(not torch.equal(a, b) for i, a in enumerate(streams) for b in streams[:i])
     assert together.mean().abs() < 0.03
@@ -275,7 +274,7 @@ def test_a_rollout_is_joint_sampling_of_each_frame_after_clean_ones(causal):
     run = rollout(causal, puzzles, 7, schedule=schedule)
     condition = causal.condition(puzzles)
     given = condition.channels[:, 1:, 0]
-    latents = noise_for(puzzles, (3, 7, 12, 12), 7, 0, "initial")
+    latents = noise_for([Run(puzzle, 7) for puzzle in puzzles], (3, 7, 12, 12), 0, "initial")
     latents[:, :, 0] = given
     for frame in range(1, 7):
         for step in schedule:

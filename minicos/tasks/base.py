@@ -99,6 +99,31 @@ class Task(ABC):
         """What may not be shared between splits, equal for all 8 symmetric images of it."""
 
     @abstractmethod
+    def regions(self, puzzle: Puzzle) -> dict[str, NDArray[np.bool_]]:
+        """Parts of the given image by name, each (board rows, board columns) in units; together they are the board."""
+
+    def region(self, puzzle: Puzzle, name: str, rows: int, columns: int) -> NDArray[np.bool_]:
+        """Which of rows x columns tokens lie at least half in a region; "all" is every token.
+
+        Raises MinicosError for an unknown region, and for one that is too small for any token.
+        """
+        if name == "all":
+            return np.ones((rows, columns), bool)
+        regions = self.regions(puzzle)
+        if name not in regions:
+            known = ", ".join(["all", *regions])
+            raise MinicosError(f"task '{self.name}' has no region '{name}': choose from {known}")
+        where = regions[name]
+        fine = max(1, -(-where.shape[0] // rows), -(-where.shape[1] // columns))  # pixels a token, at least one a unit
+        drawn = Board(*where.shape).draw(
+            np.where(where, 0, 255)[None, ..., None].repeat(3, -1).astype(np.uint8), rows * fine, columns * fine
+        )
+        covered = 1 - drawn[0, ..., 0].reshape(rows, fine, columns, fine).mean((1, 3)) / 255
+        if not (covered >= 0.5).any():
+            raise MinicosError(f"region '{name}' of this {puzzle.task} is smaller than a token: choose a smaller size")
+        return covered >= 0.5
+
+    @abstractmethod
     def prompts(self) -> tuple[str, ...]:
         """Every prompt that a puzzle of this task can have."""
 

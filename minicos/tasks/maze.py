@@ -120,6 +120,15 @@ class MazeTask(Task):
     def length(self, puzzle: MazePuzzle) -> int:
         return len(puzzle.route) - 1
 
+    def regions(self, puzzle: MazePuzzle) -> dict[str, NDArray[np.bool_]]:
+        """start, goal, path (every accepted route between them) and elsewhere."""
+        cells = np.full((puzzle.size, puzzle.size), "elsewhere")
+        for cell in itertools.chain(*puzzle.routes):
+            cells[cell] = "path"
+        cells[puzzle.start], cells[puzzle.goal] = "start", "goal"
+        units = cells.repeat(4, 0).repeat(4, 1)
+        return {name: units == name for name in ("start", "goal", "path", "elsewhere")}
+
     def canvas(self, puzzle: MazePuzzle) -> tuple[int, int]:
         return 4 * puzzle.size, 4 * puzzle.size
 

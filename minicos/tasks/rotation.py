@@ -108,6 +108,14 @@ class RotationTask(Task):
     def length(self, puzzle: RotationPuzzle) -> int:
         return abs(puzzle.turn)
 
+    def regions(self, puzzle: RotationPuzzle) -> dict[str, NDArray[np.bool_]]:
+        """shape (the grid that the turning shape lies on), examples (where there are any) and elsewhere."""
+        units = np.full((puzzle.board.rows, puzzle.board.columns), "elsewhere")
+        units[:, :-PANEL] = "examples"
+        first, last = (PANEL - GRID * CELL) // 2, (PANEL + GRID * CELL) // 2
+        units[first:last, -last:-first] = "shape"
+        return {name: units == name for name in ("shape", "examples", "elsewhere") if (units == name).any()}
+
     def canvas(self, puzzle: RotationPuzzle) -> tuple[int, int]:
         return PANEL, PANEL * len(puzzle.panels)
 

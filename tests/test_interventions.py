@@ -1,0 +1,331 @@
+"""Interventions change what they say, where they say, and nothing else; nulls change not a bit."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+import torch
+
+from minicos import flow, load
+from minicos.errors import MinicosError
+from minicos.interventions import (
+    Average,
+    CorruptAndRenoise,
+    Noise,
+    NoiseUp,
+    Places,
+    Renoise,
+    SwapHidden,
+    from_tokens,
+    noise_at_frame,
+    noise_at_step,
+    to_tokens,
+)
+from minicos.runs import Batch, Run, company, noise_for
+from minicos.sampling import Recorder, sample, sample_runs
+from minicos.tasks import TASKS, get_task
+
+STEPS = 4
+
+
+@pytest.fixture(params=["nano", "tiny_wan"], scope="module")
+def reasoner(request, untrained_nano, tiny_wan_folder):
+    return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
+
+
+def mazes(count):
+    return [get_task("maze").sample(0, i, size=4) for i in range(count)]
+
+
+def run_all(reasoner, *runs):
+    branches = ("cond", "uncond") if max(reasoner.settings.guidance) > 1 else ("cond",)
+    recorders = [Recorder("latents"), Recorder("x0_hat"), *(Recorder("block", b, blocks=(0, 1, 2)) for b in branches)]
+    return sample_runs(reasoner, runs, schedule=reasoner.schedule(STEPS), recorders=recorders)
+
+
+NULLS = [
+    (),
+    (Noise(steps=()),),
+    (Noise(places=Places(frames=())),),
+    (Noise(places=Places(share=0.0)),),
+    (Renoise(steps=()), NoiseUp(step=2)),  # an ordinary schedule never turns back
+    (CorruptAndRenoise(step=1, share=0.0),),
+    "self-swap",
+    "swap of no frame",
+    (Average(seeds=(0, 0, 0), steps=None),),
+    (Average(seeds=(0, 0), site="latents", steps=None, matched=True), Average(seeds=(0, 0), site="x0_hat", steps=())),
+]
+
+
+@pytest.mark.parametrize("null", NULLS, ids=str)
+def test_nulls_are_bit_identical_at_equal_batch_composition(reasoner, null):
+    one, other = mazes(2)
+    plain = Run(one), Run(other)
+    if null == "self-swap":
+        null = (SwapHidden(plain[0], block=1, steps=None),)
+    elif null == "swap of no frame":
+        null = (SwapHidden(plain[1], block=1, frames=()),)
+    changed = run_all(reasoner, *plain, Run(one, 0, null))
+    untouched = run_all(reasoner, *plain, Run(one))
+    assert torch.equal(changed.latents, untouched.latents)
+
+
+@pytest.mark.parametrize(
+    "interventions",
+    [
+        (noise_at_step(2),),
+        (noise_at_frame(1),),
+        (Noise(steps=(1, 2), places=Places(frames=(1,), share=0.5)),),
+        (Renoise(steps=(2,)),),
+        (CorruptAndRenoise(step=2, share=0.5),),
+        (Average(seeds=(0, 1, 2), blocks=(1, 2)),),
+        (Average(seeds=(0, 1, 2), site="latents", matched=True),),
+        (Average(seeds=(0, 1), site="velocity", steps=(1,)),),
+        (Average(seeds=(0, 1), site="x0_hat", steps=(2,)),),
+    ],
+    ids=str,
+)
+def test_each_changes_its_own_run_from_its_first_step_on_and_no_other(reasoner, interventions):
+    one, other = mazes(2)
+    run = run_all(reasoner, Run(one), Run(other), Run(one, 0, interventions))
+    alone = run_all(reasoner, Run(one), Run(other), Run(one))
+    assert len(run.latents) == 3
+    assert torch.allclose(run.latents[:2], alone.latents[:2], atol=1e-4)
+    assert not torch.allclose(run.latents[2], run.latents[0], atol=1e-2)
+    steps = interventions[0].indices()["step"] or (0,)
+    at_latents = getattr(interventions[0], "site", "latents") == "latents"
+    for s in range(min(steps) + (0 if at_latents else 1)):
+        assert torch.allclose(run.recorded("latents")[s][2], run.recorded("latents")[s][0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "frames"), [((2,), None), (None, (1,)), ((0, 3), (0, 1))])
+def test_noise_overwrites_exactly_its_frame_steps(reasoner, steps, frames):
+    run = run_all(reasoner, Run(mazes(1)[0]), Run(mazes(1)[0], 0, (Noise(steps, Places(frames)),)))
+    latents, x0_hat = run.recorded("latents"), run.recorded("x0_hat")
+    for step in run.schedule:
+        s = step.index
+        noise = noise_for(run.runs[1:], tuple(latents[s].shape[1:]), s, "noise")[0]
+        hit = [steps is None or s in steps, frames]
+        for frame in range(noise.shape[1]):
+            erased = hit[0] and (frames is None or frame in frames)
+            assert torch.equal(latents[s][1, :, frame], noise[:, frame]) == erased
+        if s > 0 and not hit[0]:  # else it is what the Euler step before led to
+            before = run.schedule[s - 1]
+            velocity = (latents[s - 1][1] - x0_hat[s - 1][1]) / before.sigma
+            assert torch.allclose(latents[s][1], flow.euler_step(latents[s - 1][1], velocity, before), atol=1e-4)
+
+
+def test_a_share_of_the_tokens_is_a_share_of_whole_tokens(reasoner):
+    runs = [Run(puzzle, seed) for puzzle in mazes(4) for seed in range(10)]
+    condition = reasoner.condition(mazes(1))
+    extent = tuple(condition.channels.shape[2:])
+    patch = reasoner.transformer.config.patch_size
+    batch = Batch(runs, extent, tuple(e // p for e, p in zip(extent, patch, strict=True)))
+    at = next(iter(_addresses(reasoner)))
+    mask = Places(share=0.3).mask(list(range(len(runs))), batch, at)
+    tokens = to_tokens(mask.float(), batch)
+    assert set(tokens.mean(-1).unique().tolist()) == {0.0, 1.0}
+    assert abs(tokens.mean() - 0.3) < 0.1
+    assert torch.equal(from_tokens(tokens, batch), mask.float())
+
+
+def _addresses(reasoner):
+    from minicos.runs import Address
+
+    for step in reasoner.schedule(STEPS):
+        yield Address("latents", step, reasoner.expert_name(step.timestep))
+
+
+def test_renoise_keeps_the_estimate_and_forgets_the_rest(reasoner):
+    puzzle = mazes(1)[0]
+    run = run_all(reasoner, Run(puzzle, 0, (Renoise((2,)),)), Run(puzzle, 0, (Renoise((2,), draw=1),)))
+    sigma, latents = run.schedule[2].sigma, run.recorded("latents")[2]
+    x0_hat = run.recorded("x0_hat")[1]
+    noise = (latents - (1 - sigma) * x0_hat) / sigma
+    expected = [noise_for(run.runs[:1], tuple(noise.shape[1:]), 2, f"renoise {draw}")[0] for draw in (0, 1)]
+    assert torch.allclose(noise, torch.stack(expected), atol=1e-4)
+    first = sample_runs(reasoner, [Run(puzzle, 0, (Renoise((0,)),))], schedule=reasoner.schedule(1))
+    assert torch.isfinite(first.latents).all()  # before step 0 there is no estimate: fresh noise
+
+
+def test_noise_up_reaches_the_level_that_it_says(reasoner):
+    """A schedule that turns back: steps 0, 1, 2, then again from 1. Signal and noise have the weights of that level."""
+    plain = reasoner.schedule(STEPS)
+    steps = [*plain[:3], *plain[1:]]
+    schedule = tuple(flow.Step(i, s.sigma, s.next_sigma, s.timestep) for i, s in enumerate(steps))
+    low, high = plain[2].next_sigma, plain[1].sigma
+    runs = [Run(puzzle, 0, (NoiseUp(step=3),)) for puzzle in mazes(2)]
+    run = sample_runs(reasoner, runs, schedule=schedule, recorders=[Recorder("latents"), Recorder("velocity")])
+    before = flow.euler_step(run.recorded("latents")[2], run.recorded("velocity")[2], plain[2])
+    noise = noise_for(runs, tuple(before.shape[1:]), 3, "noise up 0")
+    scale = (1 - high) / (1 - low)
+    assert torch.allclose(
+        run.recorded("latents")[3], scale * before + sqrt(high**2 - (scale * low) ** 2) * noise, atol=1e-4
+    )
+    # Of x = (1 - low) x0 + low e it makes (1 - high) x0 plus noise of variance high^2.
+    assert (scale * low) ** 2 + (high**2 - (scale * low) ** 2) == pytest.approx(high**2)
+
+
+def test_corruption_moves_tokens_and_keeps_their_values():
+    from types import SimpleNamespace
+
+    batch = Batch([Run(p) for p in mazes(2)], (5, 16, 16), (5, 4, 4))
+    x0_hat = torch.randn(2, 3, 5, 16, 16)
+    corrupt = CorruptAndRenoise(step=1, share=0.25)
+    at = SimpleNamespace(step=SimpleNamespace(index=1))
+    shuffled = corrupt._shuffled(x0_hat, [0, 1], batch, at)
+    before, after = to_tokens(x0_hat, batch), to_tokens(shuffled, batch)
+    moved = (before != after).any(-1)
+    assert moved.sum(1).tolist() == [20, 20]
+    for row in range(2):
+        assert torch.equal(before[row].sum(-1).sort().values, after[row].sum(-1).sort().values)
+    assert torch.equal(from_tokens(before, batch), x0_hat)
+
+
+# --- hidden states --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("branch", [None, "cond"])
+def test_a_swap_takes_the_donors_tokens_in_its_region_and_frames(reasoner, branch):
+    one, other = mazes(2)
+    donor = Run(other, 5)
+    swap = SwapHidden(donor, block=1, steps=(1,), frames=(1,), branch=branch)
+    run = run_all(reasoner, Run(one, 0, (swap,)), donor, Run(one))
+    guided = max(reasoner.settings.guidance) > 1
+    for which in ("cond", "uncond")[: 1 + guided]:
+        hidden = run.recorded("block", which, 1)
+        grid = hidden[1].shape[1] // reasoner.condition([one]).channels.shape[2]
+        for s in range(STEPS):
+            states = hidden[s].unflatten(1, (-1, grid))
+            swapped = torch.equal(states[0, 1], states[1, 1])
+            assert swapped == (s == 1 and branch in (None, which))
+        states = hidden[1].unflatten(1, (-1, grid))
+        assert torch.allclose(states[0, 0], states[2, 0], atol=1e-4)  # the other frames stay the run's own
+    assert not torch.allclose(run.latents[0], run.latents[2], atol=1e-4)
+
+
+def test_a_donor_is_brought_along_and_left_out_of_the_result(reasoner):
+    one, other = mazes(2)
+    swap = SwapHidden(Run(other), block=0)
+    run = run_all(reasoner, Run(one, 0, (swap,)))
+    assert len(run.latents) == len(run.runs) == len(run.recorded("latents")[0]) == 1
+    with_donor = run_all(reasoner, Run(one, 0, (swap,)), Run(other))
+    assert torch.allclose(run.latents[0], with_donor.latents[0], atol=1e-4)
+
+
+def test_swapping_every_token_of_the_last_block_gives_the_donors_velocity(untrained_nano):
+    """Why such a swap proves nothing: apart from text and time, the rest of the pass is the donor's."""
+    nano = load(untrained_nano)
+    one, other = mazes(2)
+    swap = SwapHidden(Run(other), block=5, steps=None)
+    runs = [Run(one, 0, (swap,)), Run(other)]
+    velocity = sample_runs(nano, runs, schedule=nano.schedule(1), recorders=[Recorder("velocity")]).recorded("velocity")
+    assert torch.allclose(velocity[0][0], velocity[0][1], atol=1e-5)
+
+
+def test_an_ensemble_gives_its_members_one_hidden_state_and_keeps_their_latents(reasoner):
+    ensemble = Average(seeds=(0, 1, 2), blocks=(1, 2))
+    puzzle = mazes(1)[0]
+    runs = [Run(puzzle, seed, (ensemble,)) for seed in (0, 1, 2)]
+    run = run_all(reasoner, *runs, *(Run(puzzle, seed) for seed in (0, 1, 2)))
+    inside, outside = run.recorded("block", "cond", 2)[0], run.recorded("block", "cond", 0)[0]
+    assert torch.allclose(inside[0], inside[1])
+    assert not torch.allclose(outside[0], outside[1], atol=1e-3)
+    latents = run.recorded("latents")[0]
+    assert torch.equal(latents[:3], latents[3:])
+    block_1 = run.recorded("block", "cond", 1)[0]
+    assert torch.allclose(block_1[0], block_1[3:].mean(0), atol=1e-4)
+
+
+def test_averaged_noise_has_unit_variance_when_matched(reasoner):
+    seeds = tuple(range(9))
+    for matched, expected in ((False, 1 / 3), (True, 1.0)):
+        average = Average(seeds=seeds, site="latents", matched=matched)
+        run = run_all(reasoner, *(Run(mazes(1)[0], seed, (average,)) for seed in seeds))
+        assert run.recorded("latents")[0][0].std() == pytest.approx(expected, rel=0.05)
+
+
+def test_matched_hidden_states_have_the_mean_norm_of_their_members(reasoner):
+    puzzle, seeds = mazes(1)[0], (0, 1, 2)
+    plain = run_all(reasoner, *(Run(puzzle, seed) for seed in seeds)).recorded("block", "cond", 1)[0]
+    matched = Average(seeds=seeds, blocks=(1,), matched=True)
+    hidden = run_all(reasoner, *(Run(puzzle, seed, (matched,)) for seed in seeds)).recorded("block", "cond", 1)[0]
+    assert torch.allclose(hidden[0].norm(dim=-1), plain.norm(dim=-1).mean(0), rtol=1e-3)
+
+
+def test_interventions_act_in_the_order_of_their_list(reasoner):
+    puzzle = mazes(1)[0]
+    noise, renoise = Noise(steps=(2,)), Renoise(steps=(2,))
+    run = run_all(reasoner, *(Run(puzzle, 0, order) for order in [(noise, renoise), (renoise, noise), (noise,)]))
+    first, second, only = run.recorded("latents")[2]
+    assert torch.equal(second, only)
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
+def test_company_is_complete_and_has_no_doubles():
+    one, other = mazes(2)
+    chain = Run(one, 0, (SwapHidden(Run(other, 1, (Average(seeds=(1, 2)),)), block=0),))
+    found = company([chain, chain])
+    assert found[:2] == [chain, chain]
+    assert [(run.puzzle, run.seed) for run in found[2:]] == [(other, 1), (other, 2)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_regions_are_the_board(name):
+    import numpy as np
+
+    task = get_task(name)
+    for index in range(20):
+        puzzle = task.sample(0, index)
+        regions = task.regions(puzzle)
+        assert (sum(where.astype(int) for where in regions.values()) == 1).all()
+        height, width = task.canvas(puzzle)
+        tokens = [task.region(puzzle, region, height // 4, width // 4) for region in regions]
+        assert (sum(where.astype(int) for where in tokens) == 1).all()
+        assert np.array_equal(task.region(puzzle, "all", 3, 7), np.ones((3, 7), bool))
+    with pytest.raises(MinicosError, match="no region 'sky': choose from all"):
+        task.region(puzzle, "sky", 5, 5)
+
+
+def test_regions_follow_the_board_to_the_large_canvas():
+    task = get_task("maze")
+    puzzle = task.sample(0, 3, size=5)
+    tokens = task.region(
+        puzzle, "start", 30, 52
+    )  # 480 x 832 in tokens of 16 pixels: the board is 30 x 30 in the middle
+    rows, columns = tokens.nonzero()
+    assert tokens.sum() == 36
+    assert (rows.min() // 6, (columns.min() - 11) // 6) == puzzle.start
+    with pytest.raises(MinicosError, match="smaller than a token"):
+        task.region(puzzle, "start", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("intervention", "message"),
+    [
+        (lambda run: noise_at_step(STEPS), "step 4 does not exist: this run has steps 0 to 3"),
+        (lambda run: noise_at_frame(9), "frame 9 does not exist"),
+        (lambda run: SwapHidden(run, block=17), "block 17 does not exist"),
+        (lambda run: Average(seeds=(0,), blocks=(-1,)), "block -1 does not exist"),
+        (lambda run: SwapHidden(run, block=0, region="sky"), "no region 'sky'"),
+        (lambda run: SwapHidden(Run(get_task("maze").sample(0, 0, size=3)), block=0), "different sizes"),
+    ],
+)
+def test_impossible_interventions_are_told_in_one_line(untrained_nano, intervention, message):
+    nano = load(untrained_nano)
+    run = Run(mazes(1)[0])
+    with pytest.raises(MinicosError, match=message) as caught:
+        run_all(nano, Run(run.puzzle, 0, (intervention(run),)))
+    assert "\n" not in str(caught.value)
+
+
+def test_hooks_are_gone_after_an_intervention_fails(reasoner):
+    class Failing(Average):
+        def change(self, *_):
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        sample(reasoner, mazes(1), interventions=[Failing(seeds=(0,))])
+    experts = [m for m in (reasoner.transformer, reasoner.transformer_2) if m is not None]
+    assert not any(block._forward_hooks for expert in experts for block in expert.blocks)
