@@ -192,7 +192,7 @@ class SwapHidden(Intervention):
         return {"step": self.steps, "block": (self.block,), "frame": self.frames}
 
     def needs(self, run: Run) -> tuple[Run, ...]:
-        return (self.donor,)
+        return () if self._is_itself(run) else (self.donor,)
 
     def acts(self, at: Address) -> bool:
         here = at.site == "block" and at.block == self.block and _among(at.step.index, self.steps)
@@ -202,9 +202,8 @@ class SwapHidden(Intervention):
         frames = torch.tensor([_among(frame, self.frames) for frame in range(batch.grid[0])])
         regions = torch.stack([batch.region(row, self.region) for row in rows])
         mask = (frames.view(1, -1, 1, 1) & regions[:, None]).flatten(1)[..., None]
-        donor = batch.row_of(self.donor)
         # Its own row, not the donor's: rows that are equal in exact arithmetic may differ in the last bits.
-        sources = [row if self._is_itself(batch.runs[row]) else donor for row in rows]
+        sources = [row if self._is_itself(batch.runs[row]) else batch.row_of(self.donor) for row in rows]
         return torch.where(mask.to(value.device), value[sources], value[rows])
 
     def _is_itself(self, run: Run) -> bool:

@@ -69,6 +69,10 @@ class Condition:
     channels: Tensor
     text: dict[Branch, Tensor]
 
+    def rows(self, rows: list[int]) -> Condition:
+        """The same for these rows of the batch."""
+        return Condition(self.channels[rows], {branch: text[rows] for branch, text in self.text.items()})
+
     def first_frames(self, count: int) -> Condition:
         """The same for a video of the first `count` latent frames."""
         return Condition(self.channels[:, :, :count], self.text)

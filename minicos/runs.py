@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,7 +48,8 @@ class Batch:
     """Runs that are denoised together, and what an intervention may know about them.
 
     extent: latent frames, height and width; grid: the same in tokens. sigma: noise level that the last step left.
-    x0_hat: the clean estimate of the last step, None before the first.
+    x0_hat: the clean estimate of the last step, None before the first. track_of: the run that is computed in the place
+    of one that is still equal to it.
     """
 
     runs: Sequence[Run]
@@ -56,6 +57,7 @@ class Batch:
     grid: tuple[int, int, int]
     sigma: float = 1.0
     x0_hat: Tensor | None = None
+    track_of: Callable[[Run], Run] = lambda run: run
     _plan: dict[tuple[int, Intervention], list[int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,8 +79,8 @@ class Batch:
         return value
 
     def row_of(self, run: Run) -> int:
-        """Where a run is in the batch; equal runs are the same everywhere."""
-        return self.runs.index(run)
+        """Where a run is in the batch."""
+        return self.runs.index(self.track_of(run))
 
     def region(self, row: int, name: str) -> Tensor:
         """Bool (token rows, token columns) of a run's puzzle. Raises MinicosError where it has no such region."""
@@ -127,10 +129,11 @@ def noise_for(runs: Sequence[Run], shape: tuple[int, ...], step: int, purpose: s
 
 def company(runs: Sequence[Run]) -> list[Run]:
     """The runs, then those that they need and that are not among them."""
-    everyone = list(runs)
+    everyone, known = list(runs), set(runs)
     for run in everyone:  # grows while it is walked through
         for other in (r for intervention in run.interventions for r in intervention.needs(run)):
-            if other not in everyone:
+            if other not in known:
+                known.add(other)
                 everyone.append(other)
     return everyone
 

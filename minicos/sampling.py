@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from minicos import flow
 from minicos.errors import MinicosError
 from minicos.model import Branch, Condition, Reasoner
 from minicos.runs import SITES, Address, Batch, Intervention, Run, Site, check_range, company, noise_for
+from minicos.sharing import Sharing
 from minicos.tasks import Puzzle, Video
 
 Records = dict[tuple[str, str, int | None], dict[int, Tensor]]
@@ -97,37 +99,102 @@ def sample_runs(
     *,
     schedule: tuple[flow.Step, ...] | None = None,
     recorders: Sequence[Recorder] = (),
+    batch_size: int | None = None,
 ) -> Trajectory:
     """The same for runs that differ in puzzle, seed and interventions. Runs that they need are denoised beside them.
 
-    Recorders see what interventions have left. Raises MinicosError for puzzles of different sizes, and for steps,
-    frames or blocks that do not exist.
+    Runs of one puzzle and seed are computed once until an intervention parts them (`sharing`). batch_size: how many
+    videos pass through the network at once, all when None. Recorders see what interventions have left. Raises
+    MinicosError for puzzles of different sizes, and for steps, frames or blocks that do not exist.
     """
-    runs, everyone = list(runs), company(runs)
+    everyone = company(runs)
     reasoner = _network_for(reasoner, [run.puzzle for run in everyone])
     schedule = reasoner.schedule() if schedule is None else schedule
-    condition = reasoner.condition([run.puzzle for run in everyone])
-    batch = Batch(everyone, *_extents(reasoner, condition))
+    row_of = {puzzle: row for row, puzzle in enumerate(dict.fromkeys(run.puzzle for run in everyone))}
+    condition = reasoner.condition(list(row_of))
+    extent, grid = _extents(reasoner, condition)
     _check_recorders(reasoner, schedule, recorders)
-    _check_interventions(reasoner, schedule, batch)
-    latents = _initial_latents(reasoner, batch)
+    _check_interventions(reasoner, schedule, everyone, grid[0])
+    sharing = Sharing(reasoner, everyone, schedule)
+    state = _State.beginning([track for batch in sharing.batches(0, batch_size) for track in batch], reasoner, extent)
     records: Records = {}
     for step in schedule:
         at = Address("latents", step, reasoner.expert_name(step.timestep))
         watching = [recorder for recorder in recorders if recorder.wants(step)]
-        latents = batch.changed(latents, at)
-        velocities = _velocities(reasoner, latents, step.timestep, at, condition, batch, watching, records)
-        velocities["guided"] = _changed_velocity(velocities["guided"], latents, batch, at)
-        for recorder in watching:
-            if recorder.site != "block" and recorder.branch in velocities:
-                value = _at_site(recorder, latents, velocities[recorder.branch], step)
-                records.setdefault((recorder.site, recorder.branch, None), {})[step.index] = value
-        batch.x0_hat = flow.estimate_x0(latents, velocities["guided"], step.sigma)
-        batch.sigma = step.next_sigma
-        latents = flow.euler_step(latents, velocities["guided"], step)
-    latents = latents[: len(runs)]
-    records = {key: {s: value[: len(runs)] for s, value in steps.items()} for key, steps in records.items()}
-    return Trajectory(runs, schedule, latents, reasoner.decode(latents), records)
+        passes = []
+        for tracks in sharing.batches(step.index, batch_size):
+            before = state.of(tracks)
+            track_of = partial(sharing.track, step=step.index)
+            batch = Batch(tracks, extent, grid, state.sigma, before.x0_hat, track_of)
+            rows = condition.rows([row_of[track.puzzle] for track in tracks])
+            passes.append(_denoise(reasoner, before.latents, at, rows, batch, watching))
+        state = _State.after(passes, step)
+        where = state.rows([sharing.track(run, step.index) for run in runs])
+        for key in passes[0].recorded:
+            records.setdefault(key, {})[step.index] = torch.cat([p.recorded[key] for p in passes])[where]
+    latents = state.of([sharing.track(run, step.index) for run in runs]).latents
+    return Trajectory(list(runs), schedule, latents, reasoner.decode(latents), records)
+
+
+@dataclass
+class _State:
+    """Where every track is between two steps. Rows of latents and x0_hat are in the order of tracks."""
+
+    tracks: list[Run]
+    latents: Tensor
+    x0_hat: Tensor | None
+    sigma: float
+
+    @classmethod
+    def beginning(cls, tracks: list[Run], reasoner: Reasoner, extent: tuple[int, int, int]) -> _State:
+        noise = noise_for(tracks, (reasoner.latent_channels, *extent), 0, "initial")
+        return cls(tracks, noise.to(reasoner.device), None, 1.0)
+
+    @classmethod
+    def after(cls, passes: list[_Pass], step: flow.Step) -> _State:
+        latents, x0_hat = torch.cat([p.latents for p in passes]), torch.cat([p.x0_hat for p in passes])
+        return cls([track for p in passes for track in p.tracks], latents, x0_hat, step.next_sigma)
+
+    def of(self, tracks: list[Run]) -> _State:
+        """The state of these tracks."""
+        rows = self.rows(tracks)
+        return _State(tracks, self.latents[rows], None if self.x0_hat is None else self.x0_hat[rows], self.sigma)
+
+    def rows(self, tracks: list[Run]) -> list[int]:
+        """Where they are; one that begins now is where the undisturbed run has got to."""
+        place = {track: row for row, track in enumerate(self.tracks)}
+        return [place[track if track in place else Run(track.puzzle, track.seed)] for track in tracks]
+
+
+@dataclass
+class _Pass:
+    """What one batch leaves after one step: latents at the next noise level, x0_hat, and what was recorded."""
+
+    tracks: Sequence[Run]
+    latents: Tensor
+    x0_hat: Tensor
+    recorded: dict[tuple[str, str, int | None], Tensor]
+
+
+def _denoise(
+    reasoner: Reasoner,
+    latents: Tensor,
+    at: Address,
+    condition: Condition,
+    batch: Batch,
+    watching: Sequence[Recorder],
+) -> _Pass:
+    """One Euler step of one batch, with its interventions."""
+    recorded: dict[tuple[str, str, int | None], Tensor] = {}
+    latents = batch.changed(latents, at)
+    velocities = _velocities(reasoner, latents, at.step.timestep, at, condition, batch, watching, recorded)
+    velocities["guided"] = _changed_velocity(velocities["guided"], latents, batch, at)
+    for recorder in watching:
+        if recorder.site != "block" and recorder.branch in velocities:
+            value = _at_site(recorder, latents, velocities[recorder.branch], at.step)
+            recorded[recorder.site, recorder.branch, None] = value
+    x0_hat = flow.estimate_x0(latents, velocities["guided"], at.step.sigma)
+    return _Pass(batch.runs, flow.euler_step(latents, velocities["guided"], at.step), x0_hat, recorded)
 
 
 @torch.no_grad()
@@ -148,7 +215,7 @@ def rollout(
     schedule = reasoner.schedule() if schedule is None else schedule
     condition = reasoner.condition(puzzles)
     batch = Batch([Run(puzzle, seed) for puzzle in puzzles], *_extents(reasoner, condition))
-    latents = _initial_latents(reasoner, batch)
+    latents = _State.beginning(batch.runs, reasoner, batch.extent).latents
     latents[:, :, 0] = condition.channels[:, -reasoner.latent_channels :, 0]
     for frame in range(1, latents.shape[2]):
         visible = condition.first_frames(frame + 1)
@@ -178,11 +245,6 @@ def _extents(reasoner: Reasoner, condition: Condition) -> tuple[tuple[int, int, 
     return extent, tuple(size // side for size, side in zip(extent, patch, strict=True))
 
 
-def _initial_latents(reasoner: Reasoner, batch: Batch) -> Tensor:
-    shape = (reasoner.latent_channels, *batch.extent)
-    return noise_for(batch.runs, shape, 0, "initial").to(reasoner.device)
-
-
 def _velocities(
     reasoner: Reasoner,
     latents: Tensor,
@@ -191,14 +253,14 @@ def _velocities(
     condition: Condition,
     batch: Batch,
     watching: Sequence[Recorder],
-    records: Records,
+    recorded: dict[tuple[str, str, int | None], Tensor],
 ) -> dict[str, Tensor]:
     """The velocity of every branch that is computed at this step, and the one to follow as "guided"."""
     scale = reasoner.guidance(at.step)
     branches: tuple[Branch, ...] = ("cond", "uncond") if scale > 1 else ("cond",)
     velocities = {}
     for branch in branches:
-        with _block_hooks(reasoner, replace(at, site="block", branch=branch), batch, watching, records):
+        with _block_hooks(reasoner, replace(at, site="block", branch=branch), batch, watching, recorded):
             velocities[branch] = reasoner.velocity(latents, timestep, condition, branch)
     guided = flow.guide(velocities["cond"], velocities["uncond"], scale) if scale > 1 else velocities["cond"]
     return {**velocities, "guided": guided}
@@ -223,22 +285,24 @@ def _at_site(recorder: Recorder, latents: Tensor, velocity: Tensor, step: flow.S
 
 @contextmanager
 def _block_hooks(
-    reasoner: Reasoner, at: Address, batch: Batch, watching: Sequence[Recorder], records: Records
+    reasoner: Reasoner,
+    at: Address,
+    batch: Batch,
+    watching: Sequence[Recorder],
+    recorded: dict[tuple[str, str, int | None], Tensor],
 ) -> Iterator[None]:
     """Forward hooks on changed and recorded blocks for one pass; whatever happens, they are gone afterwards."""
-    blocks = reasoner.blocks(at.step)
-    recorded = {b for r in watching if r.site == "block" and r.branch == at.branch for b in r.blocks}
+    wanted = {b for r in watching if r.site == "block" and r.branch == at.branch for b in r.blocks}
     with ExitStack() as stack:
-        for index, block in enumerate(blocks):
+        for index, block in enumerate(reasoner.blocks(at.step)):
             here = replace(at, block=index)
-            store = records.setdefault(("block", at.branch, index), {}) if index in recorded else None
-            if store is None and not batch.acting(here):
+            if index not in wanted and not batch.acting(here):
                 continue
 
-            def hook(module, inputs, output, here=here, store=store):
+            def hook(module, inputs, output, here=here):
                 output = batch.changed(output, here)
-                if store is not None:
-                    store[at.step.index] = output.detach().clone()
+                if here.block in wanted:
+                    recorded["block", here.branch, here.block] = output.detach().clone()
                 return output
 
             stack.callback(block.register_forward_hook(hook).remove)
@@ -251,8 +315,8 @@ def _check_recorders(reasoner: Reasoner, schedule: tuple[flow.Step, ...], record
         check_range("block", recorder.blocks, len(reasoner.transformer.blocks))
 
 
-def _check_interventions(reasoner: Reasoner, schedule: tuple[flow.Step, ...], batch: Batch) -> None:
-    limits = {"step": len(schedule), "block": len(reasoner.transformer.blocks), "frame": batch.grid[0]}
-    for intervention in {intervention for run in batch.runs for intervention in run.interventions}:
+def _check_interventions(reasoner: Reasoner, schedule: tuple[flow.Step, ...], runs: Sequence[Run], frames: int) -> None:
+    limits = {"step": len(schedule), "block": len(reasoner.transformer.blocks), "frame": frames}
+    for intervention in {intervention for run in runs for intervention in run.interventions}:
         for what, indices in intervention.indices().items():
             check_range(what, indices, limits[what])

@@ -24,6 +24,7 @@ from minicos.interventions import (
 )
 from minicos.runs import Batch, Run, company, noise_for
 from minicos.sampling import Recorder, sample, sample_runs
+from minicos.sharing import Sharing
 from minicos.tasks import TASKS, get_task
 
 STEPS = 4
@@ -61,13 +62,12 @@ NULLS = [
 @pytest.mark.parametrize("null", NULLS, ids=str)
 def test_nulls_are_bit_identical_at_equal_batch_composition(reasoner, null):
     one, other = mazes(2)
-    plain = Run(one), Run(other)
     if null == "self-swap":
-        null = (SwapHidden(plain[0], block=1, steps=None),)
+        null = (SwapHidden(Run(one), block=1, steps=None),)
     elif null == "swap of no frame":
-        null = (SwapHidden(plain[1], block=1, frames=()),)
-    changed = run_all(reasoner, *plain, Run(one, 0, null))
-    untouched = run_all(reasoner, *plain, Run(one))
+        null = (SwapHidden(Run(other), block=1, frames=()),)
+    changed = run_all(reasoner, Run(other), Run(one, 0, null))
+    untouched = run_all(reasoner, Run(other), Run(one))
     assert torch.equal(changed.latents, untouched.latents)
 
 
@@ -261,6 +261,61 @@ def test_interventions_act_in_the_order_of_their_list(reasoner):
     first, second, only = run.recorded("latents")[2]
     assert torch.equal(second, only)
     assert not torch.allclose(first, second, atol=1e-2)
+
+
+# --- shared prefixes and batches ------------------------------------------------------------------------------------
+
+
+def many_runs(count=2):
+    runs = []
+    for puzzle in mazes(count):
+        donor = Run(get_task("maze").sample(1, 0, size=4), 3)
+        changes = [(), *((noise_at_step(s),) for s in range(STEPS)), (SwapHidden(donor, block=1, steps=(2,)),)]
+        changes += [(Average(seeds=(0, 1), blocks=(0, 1), steps=(1,)), Renoise((3,))), (noise_at_frame(1),)]
+        runs += [Run(puzzle, 0, change) for change in changes]
+    return runs
+
+
+@pytest.mark.parametrize("size", [None, 1, 3, 7])
+def test_shared_prefixes_and_batches_change_outcomes_by_less_than_1e_4(reasoner, size):
+    runs = many_runs()
+    schedule, recorders = reasoner.schedule(STEPS), [Recorder("x0_hat"), Recorder("block", "cond", blocks=(2,))]
+    shared = sample_runs(reasoner, runs, schedule=schedule, recorders=recorders, batch_size=size)
+    for row, run in enumerate(runs):
+        alone = sample_runs(reasoner, [run], schedule=schedule, recorders=recorders)
+        assert torch.allclose(shared.latents[row], alone.latents[0], atol=1e-4)
+        for site, branch, block in (("x0_hat", "guided", None), ("block", "cond", 2)):
+            one, other = shared.recorded(site, branch, block), alone.recorded(site, branch, block)
+            assert all(torch.allclose(one[s][row], other[s][0], atol=1e-3) for s in range(STEPS))
+
+
+def test_a_run_is_computed_from_its_first_intervention_on(reasoner):
+    puzzle, other = mazes(2)
+    schedule = reasoner.schedule(STEPS)
+    count = lambda *runs: Sharing(reasoner, company(runs), schedule).evaluations()  # noqa: E731
+    assert count(Run(puzzle)) == STEPS
+    assert count(Run(puzzle), Run(puzzle), Run(puzzle, 0, (Noise(steps=()),))) == STEPS
+    assert count(Run(puzzle), Run(puzzle, 0, (noise_at_step(3),))) == STEPS + 1
+    assert count(Run(puzzle, 0, (noise_at_step(3),))) == STEPS  # the undisturbed run ends where it begins
+    assert count(Run(puzzle), Run(puzzle, 1), Run(other)) == 3 * STEPS
+    swap = SwapHidden(Run(other), block=1, steps=(2,))
+    assert count(Run(puzzle, 0, (swap,))) == 2 * STEPS
+    noises = [Run(puzzle, 0, (noise_at_step(s),)) for s in range(STEPS)]
+    # one begins at each step, and the undisturbed run is needed until the last has begun
+    assert count(*noises) == sum(range(1, STEPS + 1)) + STEPS - 1
+
+
+def test_runs_that_need_each_other_share_a_batch(reasoner):
+    sharing = Sharing(reasoner, company(many_runs(4)), reasoner.schedule(STEPS))
+    for step in range(STEPS):
+        batches = sharing.batches(step, 5)
+        tracks = [track for batch in batches for track in batch]
+        assert len(tracks) == len(set(tracks))
+        assert set(tracks) == {sharing.track(run, step) for run in sharing.runs}
+        for batch in batches:
+            for track in batch:
+                needed = {sharing.track(n, step) for i in track.interventions for n in i.needs(track)}
+                assert needed <= set(batch)
 
 
 def test_company_is_complete_and_has_no_doubles():

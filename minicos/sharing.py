@@ -1,0 +1,75 @@
+"""Which runs are still equal: runs of one puzzle and seed share their way until an intervention parts them.
+
+Until its first intervention acts, a run is the undisturbed run of its puzzle and seed, and is not computed itself. Each
+run that is computed at a step is a *track*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minicos.flow import Step
+from minicos.model import Reasoner
+from minicos.runs import Address, Intervention, Run
+
+
+class Sharing:
+    """The tracks of `runs` (with the company that they need) at every step of a schedule."""
+
+    def __init__(self, reasoner: Reasoner, runs: Sequence[Run], schedule: Sequence[Step]) -> None:
+        self.runs = list(dict.fromkeys(runs))
+        places = [addresses(reasoner, step) for step in schedule]
+        interventions = {intervention for run in self.runs for intervention in run.interventions}
+        begins = {intervention: _first(intervention, places) for intervention in interventions}
+        self._begins = {run: min((begins[i] for i in run.interventions), default=len(places)) for run in self.runs}
+        self._length = len(places)
+
+    def track(self, run: Run, step: int) -> Run:
+        """The run that is computed in the place of `run` at this step."""
+        return run if self._begins[run] <= step else Run(run.puzzle, run.seed)
+
+    def batches(self, step: int, size: int | None = None) -> list[list[Run]]:
+        """The tracks at this step, in batches of at most `size`; runs that need each other stay together."""
+        groups = self._groups(step)
+        if size is None:
+            return [[track for group in groups for track in group]]
+        batches: list[list[Run]] = []
+        for group in groups:
+            if not batches or len(batches[-1]) + len(group) > size:
+                batches.append([])
+            batches[-1] += group
+        return batches
+
+    def _groups(self, step: int) -> list[list[Run]]:
+        """Tracks that are connected by need, in the order of their first run."""
+        group_of: dict[Run, list[Run]] = {}
+        for run in self.runs:
+            track = self.track(run, step)
+            group = group_of.setdefault(track, [track])
+            if track is not run:
+                continue
+            for other in (self.track(n, step) for i in run.interventions for n in i.needs(run)):
+                joining = group_of.setdefault(other, [other])
+                if joining is not group:
+                    group += joining
+                    group_of |= dict.fromkeys(joining, group)
+        return list({id(group): group for group in group_of.values()}.values())
+
+    def evaluations(self) -> int:
+        """Videos that pass through the network in all steps together, for each branch of guidance."""
+        return sum(len(batch) for step in range(self._length) for batch in self.batches(step))
+
+
+def addresses(reasoner: Reasoner, step: Step) -> list[Address]:
+    """Every place of one step."""
+    expert = reasoner.expert_name(step.timestep)
+    branches = ("cond", "uncond") if reasoner.guidance(step) > 1 else ("cond",)
+    sites = [Address(site, step, expert) for site in ("latents", "velocity", "x0_hat")]
+    blocks = range(len(reasoner.blocks(step)))
+    return sites + [Address("block", step, expert, branch, block) for branch in branches for block in blocks]
+
+
+def _first(intervention: Intervention, places: list[list[Address]]) -> int:
+    """The first step at which it acts; the number of steps where it never does."""
+    acting = (step for step, addresses in enumerate(places) if any(intervention.acts(at) for at in addresses))
+    return next(acting, len(places))
