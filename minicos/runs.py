@@ -42,6 +42,10 @@ class Run:
     seed: int = 0
     interventions: tuple[Intervention, ...] = ()
 
+    def __repr__(self) -> str:
+        """Short, and the same in every process: sweeps are told apart by it."""
+        return f"Run({self.puzzle.key}, {self.seed}, {self.interventions})"
+
 
 @dataclass
 class Batch:

@@ -1,0 +1,171 @@
+"""Many runs at the price of few, in a folder that can be killed at any moment, resumed, and shared between processes.
+
+A sweep is a list of chunks, a chunk a list of trials that are denoised together and share what they can (`sharing`). A
+chunk's rows are written at once, when all of them are known; so a folder holds whole chunks only, and a resumed sweep
+ends with the same table as an undisturbed one, byte for byte. Processes, GPUs and nodes take chunks in turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from minicos.cards import describe_weights
+from minicos.errors import MinicosError
+from minicos.files import prepare_folder
+from minicos.flow import Step
+from minicos.model import Reasoner
+from minicos.runs import Run, company
+from minicos.sampling import Recorder, Trajectory, sample_runs
+from minicos.sharing import Sharing
+
+if TYPE_CHECKING:
+    from lightning import Fabric
+
+SWEEP_FILE, TABLE_FILE, TIMES_FILE = "sweep.json", "table.csv", "times.csv"
+BATCH = 50  # videos that pass through the network at once; part of the result, as in the evaluation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run and what it is in the table: column name to value."""
+
+    run: Run
+    labels: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """chunks: trials that are denoised together; all puzzles of a chunk share one canvas and one network.
+
+    measure: from the trajectory of a chunk, for each of its trials a list of rows, labels not included. recorders: what
+    it needs to have recorded.
+    """
+
+    name: str
+    chunks: Sequence[Sequence[Trial]]
+    schedule: tuple[Step, ...]
+    measure: Callable[[Trajectory], list[list[dict[str, object]]]]
+    recorders: tuple[Recorder, ...] = ()
+
+    def evaluations(self, reasoner: Reasoner) -> int:
+        """Videos that pass through the network, all steps and both branches of guidance counted."""
+        total = 0
+        for chunk in self.chunks:
+            runs = company([trial.run for trial in chunk])
+            network = reasoner.for_task(runs[0].puzzle.task)
+            total += Sharing(network, runs, self.schedule).evaluations()
+        return total * (2 if max(reasoner.settings.guidance) > 1 else 1)
+
+    def fingerprint(self, reasoner: Reasoner) -> str:
+        """Equal for sweeps that give the same table on one machine."""
+        digest = hashlib.sha256()
+        for network in {reasoner.for_task(chunk[0].run.puzzle.task) for chunk in self.chunks}:
+            digest.update(json.dumps(describe_weights(network)["sha256"], sort_keys=True).encode())
+        digest.update(repr((self.name, BATCH, [asdict(step) for step in self.schedule])).encode())
+        for chunk in self.chunks:
+            digest.update(repr([(trial.run, trial.labels) for trial in chunk]).encode())
+        return digest.hexdigest()
+
+
+def run_sweep(
+    reasoner: Reasoner,
+    sweep: Sweep,
+    folder: Path,
+    *,
+    fabric: Fabric | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> pd.DataFrame:
+    """The sweep's table; every chunk that is not yet in `folder` is computed and written there.
+
+    fabric: a launched lightning.Fabric whose processes share the work. `advance(trials)` is told of progress. Raises
+    MinicosError where the folder holds another sweep or a damaged chunk.
+    """
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    if rank == 0:
+        _claim(folder, sweep, sweep.fingerprint(reasoner))
+    if fabric:
+        fabric.barrier()
+    for number, chunk in enumerate(sweep.chunks):
+        path = _chunk_file(folder, number)
+        if path.exists():
+            advance(len(chunk))
+        elif number % world == rank:
+            began = time.perf_counter()
+            _write(path, _rows(reasoner, sweep, chunk))
+            with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
+                times.write(f"{number},{time.perf_counter() - began:.3f}\n")
+            advance(len(chunk))
+    if fabric:
+        fabric.barrier()
+    return _merged(folder, sweep, write=rank == 0)
+
+
+def _rows(reasoner: Reasoner, sweep: Sweep, chunk: Sequence[Trial]) -> list[dict[str, object]]:
+    runs = [trial.run for trial in chunk]
+    trajectory = sample_runs(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders, batch_size=BATCH)
+    measured = sweep.measure(trajectory)
+    return [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
+
+
+def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
+    """Write down which sweep the folder is for, or see that it is for this one."""
+    prepare_folder(folder)
+    (folder / "chunks").mkdir(exist_ok=True)
+    path = folder / SWEEP_FILE
+    mine = {"name": sweep.name, "chunks": len(sweep.chunks), "fingerprint": fingerprint}
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            raise MinicosError(f"{path} cannot be read: give another --out, or delete the folder") from None
+        if found != mine:
+            raise MinicosError(f"{folder} holds another sweep ({found.get('name')}): give another --out")
+        return
+    if any((folder / "chunks").iterdir()):
+        raise MinicosError(f"{folder} holds chunks of an unknown sweep: give another --out")
+    _replace(path, json.dumps(mine, indent=1) + "\n")
+
+
+def _chunk_file(folder: Path, number: int) -> Path:
+    return folder / "chunks" / f"{number:06d}.csv"
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    _replace(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g"))
+
+
+def _replace(path: Path, text: str) -> None:
+    """A kill leaves the old file or the new one, never a part."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
+    """All chunks as one table, written to table.csv as it is returned."""
+    tables = []
+    for number in range(len(sweep.chunks)):
+        path = _chunk_file(folder, number)
+        try:
+            tables.append(pd.read_csv(path, keep_default_na=False, na_values=["nan"]))
+        except (OSError, ValueError) as error:
+            raise MinicosError(f"{path} is damaged ({type(error).__name__}): delete it and run again") from None
+    columns = [tuple(table.columns) for table in tables]
+    for number, found in enumerate(columns):
+        if found != columns[0]:
+            raise MinicosError(
+                f"{_chunk_file(folder, number)} has other columns than the first: delete it and run again"
+            )
+    if write:
+        lines = [_chunk_file(folder, number).read_text().split("\n", 1)[1] for number in range(len(tables))]
+        _replace(folder / TABLE_FILE, ",".join(columns[0]) + "\n" + "".join(lines))
+    return pd.concat(tables, ignore_index=True)

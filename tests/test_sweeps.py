@@ -1,0 +1,144 @@
+"""A sweep can be killed at any moment, resumed and shared: its table stays the same, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from minicos import load
+from minicos.errors import MinicosError
+from minicos.interventions import noise_at_step
+from minicos.runs import Run
+from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, run_sweep
+from minicos.tasks import get_task
+
+STEPS, CHUNKS = 3, 6
+# Sweeps noise-at-step over a few puzzles; kills itself with SIGKILL before the n-th call that writes or moves a file.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import test_sweeps
+import minicos.sweeps as sweeps
+from minicos import load
+
+model, folder, kill_at = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+calls = []
+def counted(function):
+    def call(*arguments, **options):
+        calls.append(1)
+        if len(calls) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+Path.write_text = counted(Path.write_text)
+sweeps.os.replace = counted(os.replace)
+reasoner = load(model)
+sweeps.run_sweep(reasoner, test_sweeps.sweep_of(reasoner), folder)
+"""
+
+
+def sweep_of(reasoner, steps: int = STEPS) -> Sweep:
+    chunks = []
+    for index in range(CHUNKS):
+        puzzle = get_task("maze").sample(0, index, size=4)
+        trials = [Trial(Run(puzzle), {"puzzle": index, "noise": "none"})]
+        trials += [Trial(Run(puzzle, 0, (noise_at_step(s),)), {"puzzle": index, "noise": s}) for s in range(steps)]
+        chunks.append(trials)
+    return Sweep("noise", chunks, reasoner.schedule(steps), measure)
+
+
+def measure(trajectory):
+    return [[{"mean": float(latents.mean()), "first": float(latents.flatten()[0])}] for latents in trajectory.latents]
+
+
+@pytest.fixture(params=["nano", "tiny_wan"], scope="module")
+def model(request, untrained_nano, tiny_wan_folder) -> Path:
+    return {"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run_child(model, folder) == 0
+    return (folder / TABLE_FILE).read_bytes()
+
+
+def run_child(model: Path, folder: Path, kill_at: int = 0) -> int:
+    command = [sys.executable, "-c", CHILD, str(model), str(folder), str(kill_at)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
+    return done.returncode
+
+
+def kill_and_resume(model, folder, undisturbed, moments):
+    for kill_at in moments:
+        assert run_child(model, folder, kill_at) == -signal.SIGKILL
+    assert run_child(model, folder) == 0
+    assert (folder / TABLE_FILE).read_bytes() == undisturbed
+
+
+def test_a_killed_sweep_resumes_to_the_same_table(model, undisturbed, tmp_path):
+    """Three kills in one sweep; a resumed run writes fewer files, so early moments are sure to come."""
+    kill_and_resume(model, tmp_path / "sweep", undisturbed, random.Random(0).sample(range(1, 7), 3))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kill_at", range(1, 15))
+def test_a_sweep_killed_at_any_write_resumes_to_the_same_table(model, undisturbed, tmp_path, kill_at):
+    kill_and_resume(model, tmp_path / "sweep", undisturbed, [kill_at])
+
+
+def test_the_table_has_a_row_for_each_trial_and_its_labels(model, undisturbed, tmp_path):
+    reasoner, seen = load(model), []
+    table = run_sweep(reasoner, sweep_of(reasoner), tmp_path / "sweep", advance=seen.append)
+    assert seen == [STEPS + 1] * CHUNKS
+    assert list(table.columns) == ["puzzle", "noise", "mean", "first"]
+    assert len(table) == CHUNKS * (STEPS + 1)
+    assert set(table["noise"].astype(str)) == {"none", "0", "1", "2"}
+    on_disk = pd.read_csv(tmp_path / "sweep" / TABLE_FILE)
+    assert len(on_disk) == len(table)
+    again = run_sweep(reasoner, sweep_of(reasoner), tmp_path / "sweep")
+    assert again.equals(table)
+
+
+def test_evaluations_are_counted_with_what_is_shared(model):
+    reasoner = load(model)
+    branches = 2 if max(reasoner.settings.guidance) > 1 else 1
+    each = STEPS + sum(range(1, STEPS + 1))
+    assert sweep_of(reasoner).evaluations(reasoner) == branches * CHUNKS * each
+
+
+def test_another_sweeps_folder_is_refused_and_kept(untrained_nano, tmp_path):
+    reasoner, folder = load(untrained_nano), tmp_path / "sweep"
+    run_sweep(reasoner, sweep_of(reasoner), folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(MinicosError, match="holds another sweep"):
+        run_sweep(reasoner, sweep_of(reasoner, steps=2), folder)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / SWEEP_FILE).write_text("{")
+    with pytest.raises(MinicosError, match="cannot be read"):
+        run_sweep(reasoner, sweep_of(reasoner), folder)
+    (folder / SWEEP_FILE).unlink()
+    with pytest.raises(MinicosError, match="unknown sweep"):
+        run_sweep(reasoner, sweep_of(reasoner), folder)
+
+
+@pytest.mark.parametrize("damage", ["", "other,columns\n1,2\n"])
+def test_a_damaged_chunk_is_named_and_the_others_are_kept(untrained_nano, tmp_path, damage):
+    reasoner, folder = load(untrained_nano), tmp_path / "sweep"
+    table = run_sweep(reasoner, sweep_of(reasoner), folder)
+    chunk = folder / "chunks" / "000002.csv"
+    chunk.write_text(damage)
+    with pytest.raises(MinicosError, match=r"000002.csv .*delete it") as caught:
+        run_sweep(reasoner, sweep_of(reasoner), folder)
+    assert "\n" not in str(caught.value)
+    chunk.unlink()
+    assert run_sweep(reasoner, sweep_of(reasoner), folder).equals(table)
