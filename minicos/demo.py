@@ -13,8 +13,9 @@ from rich.table import Table
 
 from minicos.cards import percent
 from minicos.errors import MinicosError
-from minicos.evaluation import held_out, score_all, wilson_interval
+from minicos.evaluation import held_out, score_all
 from minicos.files import prepare_folder
+from minicos.measures import wilson_interval
 from minicos.model import Reasoner, load
 from minicos.plots import film_strip, save_video, video_wall
 from minicos.sampling import Recorder, Trajectory, sample

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from minicos.cards import EVALUATION_FILE, Row, card, describe_weights, markdown_table, provenance
 from minicos.errors import MinicosError
 from minicos.files import prepare_folder
+from minicos.measures import paired_interval, wilson_interval
 from minicos.model import Reasoner, load
 from minicos.sampling import Recorder, Trajectory, rollout, sample
 from minicos.tasks import STATUSES, Puzzle, Score, get_task, task_of
@@ -161,25 +162,6 @@ def summarise(difficulty: Difficulty, length: str, outcomes: Sequence[Outcome]) 
         chosen=dict(sorted(Counter(o.choice for o in outcomes if o.choice).items())),
         **beginning,
     )
-
-
-def wilson_interval(successes: np.ndarray) -> tuple[float, float]:
-    """95 % Wilson interval of a rate, from booleans."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(int(successes.sum()), len(successes)).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def paired_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of mean(one) - mean(other), resampling puzzles; seeded."""
-    from scipy.stats import bootstrap
-
-    difference = one.astype(float) - other.astype(float)
-    if np.ptp(difference) == 0:  # no puzzle differs from another: every resample is the same
-        return float(difference[0]), float(difference[0])
-    result = bootstrap((difference,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> None:

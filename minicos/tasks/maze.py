@@ -71,10 +71,29 @@ class MazePuzzle(Puzzle):
     def route(self) -> Route:
         return self.routes[self.shown]
 
+    @property
+    def board(self) -> Board:
+        return board_of(self.size)
+
+    def neighbours(self, cell: Cell) -> list[Cell]:
+        """Cells that an open passage leads to."""
+        r, c = cell
+        ways = (
+            (c + 1 < self.size and self.right[r, c], (r, c + 1)),
+            (c > 0 and self.right[r, c - 1], (r, c - 1)),
+            (r + 1 < self.size and self.down[r, c], (r + 1, c)),
+            (r > 0 and self.down[r - 1, c], (r - 1, c)),
+        )
+        return [other for is_open, other in ways if is_open]
+
     @cached_property
     def scene(self) -> NDArray[np.int64]:
         """Colour index of every unit of frame 0, (4 size, 4 size)."""
         return draw_scene(self.right, self.down, self.start, self.goal)
+
+
+def board_of(size: int) -> Board:
+    return Board(4 * size, 4 * size)
 
 
 class MazeTask(Task):
@@ -137,8 +156,7 @@ class MazeTask(Task):
         moves = self.length(puzzle)
         trail = np.array([int(f * moves / (frames - 1) + 0.5) for f in range(frames)])
         units = np.where(reached <= trail[:, None, None], PATH, puzzle.scene)
-        side = 4 * puzzle.size
-        return Board(side, side).draw(PALETTE[units], *(canvas or (side, side)))
+        return puzzle.board.draw(PALETTE[units], *(canvas or self.canvas(puzzle)))
 
     def decode(self, video: Video, puzzle: MazePuzzle) -> Route | None:
         """The trail of the last frame, from the green cell on; None where it is unreadable or no trail."""
@@ -361,7 +379,7 @@ class _Fault:
 
 def read_scene(video: Video, size: int) -> list[Reading]:
     """Read every frame of a uint8 (frames, height, width, 3) video of a maze of this size; uses nothing else of it."""
-    units = Board(4 * size, 4 * size).read(video, CORE).reshape(-1, size, 4, size, 4, 3)
+    units = board_of(size).read(video, CORE).reshape(-1, size, 4, size, 4, 3)
     floor = units[:, :, 1:3, :, 1:3].mean((2, 4))
     north, south = units[:, :, 0, :, 1:3].mean(3), units[:, :, 3, :, 1:3].mean(3)
     west, east = units[:, :, 1:3, :, 0].mean(2), units[:, :, 1:3, :, 3].mean(2)

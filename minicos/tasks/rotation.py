@@ -350,10 +350,17 @@ def read_cells(panel: NDArray[np.float32]) -> NDArray[np.float32]:
     return cells.reshape(GRID * GRID, 3)
 
 
-@lru_cache(maxsize=1)
-def _orientations() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    angles = np.arange(0, 360, READ_EVERY)
-    return angles, np.stack([_coverage(float(angle), PANEL) for angle in angles])
+@lru_cache(maxsize=4)
+def orientations(every: int = READ_EVERY) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Angles in degrees, and what every grid cell covers of the disc at each: (angles, disc units, cells)."""
+    angles = np.arange(0, 360, every)
+    return angles, np.stack([_coverage(float(angle), PANEL) for angle in angles])[:, _disc()]
+
+
+def read_disc(frame: NDArray[np.uint8], puzzle: RotationPuzzle) -> NDArray[np.float32]:
+    """The disc of the panel that turns, (disc units, 3), of a frame of any size."""
+    units = puzzle.board.read(frame[None])[0][:, -PANEL:]
+    return units.reshape(-1, 3)[_disc()]
 
 
 def _disc() -> NDArray[np.bool_]:
@@ -366,8 +373,8 @@ def match_angle(
     panels: NDArray[np.float32], cells: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For panels (frames, PANEL, PANEL, 3): the nearest orientation of these cells in degrees, and how far from it."""
-    angles, coverage = _orientations()
-    templates = turn_cells(coverage[:, _disc()], cells)
+    angles, coverage = orientations()
+    templates = turn_cells(coverage, cells)
     seen = panels.reshape(len(panels), -1, 3)[:, _disc()]
     squares = ((seen[:, None] - templates) ** 2).sum(-1).mean(-1)
     return angles[squares.argmin(1)], np.sqrt(squares.min(1))

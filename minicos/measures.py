@@ -1,0 +1,189 @@
+"""What is measured of runs: pure functions on arrays and puzzles. They know nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicos.errors import MinicosError
+from minicos.tasks.base import WHITE
+from minicos.tasks.maze import PALETTE, PATH, MazePuzzle
+from minicos.tasks.rotation import RotationPuzzle, cell_colours, orientations, read_disc, turn_cells
+
+Floats = NDArray[np.floating]
+
+CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
+
+
+# --- intervals ------------------------------------------------------------------------------------------------------
+
+
+def wilson_interval(successes: NDArray[np.bool_]) -> tuple[float, float]:
+    """95 % Wilson interval of a rate, from booleans."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(successes.sum()), len(successes)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Floats) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean, resampling its rows (puzzles); seeded."""
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, float)
+    if np.ptp(values) == 0:  # no row differs from another: every resample is the same
+        return float(values[0]), float(values[0])
+    result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def paired_interval(one: Floats, other: Floats) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of mean(one) - mean(other), where row i of both is the same puzzle."""
+    return mean_interval(np.asarray(one, float) - np.asarray(other, float))
+
+
+# --- what a picture leaves open -------------------------------------------------------------------------------------
+
+
+def cell_probabilities(frame: NDArray[np.uint8], puzzle: MazePuzzle) -> Floats:
+    """p_c of every cell, (size, size): where its mean interior colour lies between white (0) and the path's (1).
+
+    frame: (height, width, 3) of any size. Start and goal keep their colours and are nan.
+    """
+    n = puzzle.size
+    units = puzzle.board.read(frame[None])[0].reshape(n, 4, n, 4, 3)
+    interior = units[:, 1:3, :, 1:3].mean((1, 3))
+    towards = PALETTE[PATH].astype(float) - np.array(WHITE, float)
+    probabilities = ((interior - np.array(WHITE)) @ towards / (towards @ towards)).clip(0, 1)
+    probabilities[puzzle.start] = probabilities[puzzle.goal] = np.nan
+    return probabilities
+
+
+def path_entropy(probabilities: Floats, puzzle: MazePuzzle) -> float:
+    """Sum of the binary entropies of all open cells, in bits per move of the route."""
+    p = probabilities[~np.isnan(probabilities)].clip(1e-12, 1 - 1e-12)
+    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum()
+    return float(bits / (len(puzzle.route) - 1))
+
+
+def candidates(probabilities: Floats, puzzle: MazePuzzle) -> int:
+    """Route ends that a picture leaves possible: leaves of the start's component of cells with p_c >= CANDIDATE.
+
+    The goal belongs to it once a neighbour does. 0 where nothing goes on from the start.
+    """
+    inside = {cell for cell in product(range(puzzle.size), repeat=2) if probabilities[cell] >= CANDIDATE}
+    inside |= {puzzle.start, puzzle.goal}
+    neighbours = {cell: [other for other in puzzle.neighbours(cell) if other in inside] for cell in inside}
+    component, waiting = {puzzle.start}, [puzzle.start]
+    while waiting:
+        fresh = [other for other in neighbours[waiting.pop()] if other not in component]
+        component.update(fresh)
+        waiting += fresh
+    return sum(len(neighbours[cell]) == 1 and cell != puzzle.start for cell in component)
+
+
+def angle_posterior(frame: NDArray[np.uint8], puzzle: RotationPuzzle, every: int = 15) -> tuple[NDArray, Floats]:
+    """How much of each orientation is in a picture: angles in degrees, and weights that sum to 1.
+
+    The weights are the non-negative least squares mixture of the turned shape that comes closest to the panel: a blend
+    of two orientations has two weights, one orientation one.
+    """
+    from scipy.optimize import nnls
+
+    shape, colours, _ = puzzle.panels[-1]
+    angles, coverage = orientations(every)
+    # As differences from white, so that a pale picture has small weights and not a fit of its own.
+    templates = turn_cells(coverage, cell_colours(shape, colours)) - np.array(WHITE)
+    seen = read_disc(frame, puzzle) - np.array(WHITE)
+    weights, _ = nnls(templates.reshape(len(angles), -1).T.astype(float), seen.ravel().astype(float))
+    return angles, weights / weights.sum() if weights.sum() > 0 else np.full(len(angles), 1 / len(angles))
+
+
+def entropy_bits(weights: Floats) -> float:
+    """Of weights that sum to 1."""
+    positive = weights[weights > 0]
+    return float(-(positive * np.log2(positive)).sum())
+
+
+# --- runs against runs ----------------------------------------------------------------------------------------------
+
+
+def commitment(stay: float, chance: float) -> float:
+    """How often a restart comes to the same answer, beyond the agreement of independent seeds: (stay - a) / (1 - a).
+
+    0 where restarting is as good as another seed, 1 where nothing changes the answer any more; nan where chance is 1.
+    """
+    return (stay - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def agreement(answers: Sequence[Sequence[object]]) -> float:
+    """Mean share of pairs of seeds with the same answer; answers: (puzzles, seeds). None agrees with nothing."""
+    shares = []
+    for row in answers:
+        pairs = [(a, b) for i, a in enumerate(row) for b in row[:i]]
+        if not pairs:
+            raise MinicosError("agreement needs at least two seeds of each puzzle")
+        shares.append(np.mean([a is not None and a == b for a, b in pairs]))
+    return float(np.mean(shares))
+
+
+def cka(one: Floats, other: Floats, debiased: bool = True) -> float:
+    """Linear centred kernel alignment of two sets of features of the same rows, (rows, features) each.
+
+    1 for features that are equal up to rotation and scale. Debiased (Song et al. 2012; Kornblith et al. 2019, Nguyen et
+    al. 2021): unrelated features give about 0 however many there are, which the plain estimate does not.
+    Raises MinicosError for fewer than 4 rows, or for different numbers of them.
+    """
+    if len(one) != len(other) or len(one) < 4:
+        raise MinicosError(f"CKA of {len(one)} and {len(other)} rows: it needs equally many, at least 4")
+    first, second = (_gram(np.asarray(x, float).reshape(len(x), -1), debiased) for x in (one, other))
+    inner = _hsic_debiased if debiased else lambda a, b: float((a * b).sum())
+    return inner(first, second) / float(np.sqrt(inner(first, first) * inner(second, second)))
+
+
+def _gram(features: Floats, debiased: bool) -> Floats:
+    features = features - features.mean(0)
+    gram = features @ features.T
+    if debiased:
+        np.fill_diagonal(gram, 0)
+    return gram
+
+
+def _hsic_debiased(k: Floats, l: Floats) -> float:  # noqa: E741
+    """The unbiased estimate from kernels without diagonal, Song et al. (2012), equation 5."""
+    n = len(k)
+    rows_k, rows_l = k.sum(0), l.sum(0)
+    total = (k * l).sum() + rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2)) - 2 * (rows_k @ rows_l) / (n - 2)
+    return float(total / (n * (n - 3)))
+
+
+# --- hidden states --------------------------------------------------------------------------------------------------
+
+
+def token_energy(hidden: Floats) -> Floats:
+    """L2 norm of every token over channels, divided by the mean over the block's tokens: (batch, tokens).
+
+    hidden: (batch, tokens, width). Raw norms grow with depth, so that they cannot be compared between blocks.
+    """
+    norms = np.linalg.norm(hidden, axis=-1)
+    return norms / norms.mean(-1, keepdims=True)
+
+
+def probe(features: Floats, labels: NDArray, groups: NDArray, folds: int = 5) -> NDArray:
+    """Labels predicted by a linear probe that never saw their group: out-of-fold, (rows,).
+
+    features: (rows, features); labels: (rows,); groups: (rows,), for example the maze that a cell belongs to: cells of
+    one maze know of each other, and a split that tears them apart leaks. Raises MinicosError for fewer groups than folds.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(set(groups.tolist())) < folds:
+        raise MinicosError(f"a probe with {folds} folds needs at least as many groups")
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return cross_val_predict(model, features, labels, groups=groups, cv=GroupKFold(folds))
