@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--seed", type=_whole, default=0)
     evaluate.set_defaults(run=_evaluate)
+
+    experiment = commands.add_parser("experiment", help="a finding of the paper, measured with its controls")
+    experiment.add_argument("name", help="for example chain-of-steps")
+    _add_model(experiment)
+    experiment.add_argument("--out", type=Path, help="folder, resumed if it was begun (default: out/NAME-MODEL)")
+    experiment.add_argument("--quick", action="store_true", help="few puzzles: about a minute on two cores")
+    experiment.set_defaults(run=_experiment)
     return parser
 
 
@@ -113,6 +120,20 @@ def _evaluate(options: argparse.Namespace) -> None:
     from minicos.evaluation import run_evaluation
 
     run_evaluation(options.model, options.out, options.n, options.seed)
+
+
+def _experiment(options: argparse.Namespace) -> None:
+    from minicos.experiments import get_experiment
+    from minicos.experiments.base import FULL, QUICK, SUMMARY_FILE, run_experiment
+    from minicos.model import load
+
+    experiment, scale = get_experiment(options.name), QUICK if options.quick else FULL
+    reasoner = load(options.model)
+    out = options.out or Path("out") / f"{experiment.name}-{reasoner.settings.name}-{scale.name}"
+    verdict = run_experiment(experiment, reasoner, out, scale)
+    print((out / SUMMARY_FILE).read_text())
+    print(f"{experiment.finding}\ncriterion: {experiment.criterion}\n\n{verdict.status}: {verdict.text}")
+    print(f"\nwritten to {out.resolve()}")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,8 @@ def probe(features: Floats, labels: NDArray, groups: NDArray, folds: int = 5) ->
     """Labels predicted by a linear probe that never saw their group: out-of-fold, (rows,).
 
     features: (rows, features); labels: (rows,); groups: (rows,), for example the maze that a cell belongs to: cells of
-    one maze know of each other, and a split that tears them apart leaks. Raises MinicosError for fewer groups than folds.
+    one maze know of each other, and a split that tears them apart leaks. Raises MinicosError for fewer groups than
+    folds.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict

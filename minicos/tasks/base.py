@@ -86,6 +86,10 @@ class Task(ABC):
     def score(self, video: Video, puzzle: Puzzle) -> Score:
         """Judge outcome and process of a video of any size, uint8 (frames, height, width, 3), frames >= 2."""
 
+    @abstractmethod
+    def answers(self, puzzle: Puzzle) -> tuple:
+        """Every right answer; `puzzle.shown` is the index of the one that `render` shows."""
+
     def choice(self, video: Video, puzzle: Puzzle) -> str:
         """Which of several right answers a solved video shows, by a name for all puzzles; "" where none has a name."""
         return ""

@@ -139,6 +139,9 @@ class MazeTask(Task):
     def length(self, puzzle: MazePuzzle) -> int:
         return len(puzzle.route) - 1
 
+    def answers(self, puzzle: MazePuzzle) -> tuple[Route, ...]:
+        return puzzle.routes
+
     def regions(self, puzzle: MazePuzzle) -> dict[str, NDArray[np.bool_]]:
         """start, goal, path (every accepted route between them) and elsewhere."""
         cells = np.full((puzzle.size, puzzle.size), "elsewhere")

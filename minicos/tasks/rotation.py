@@ -108,6 +108,9 @@ class RotationTask(Task):
     def length(self, puzzle: RotationPuzzle) -> int:
         return abs(puzzle.turn)
 
+    def answers(self, puzzle: RotationPuzzle) -> tuple[int, ...]:
+        return puzzle.turns
+
     def regions(self, puzzle: RotationPuzzle) -> dict[str, NDArray[np.bool_]]:
         """shape (the grid that the turning shape lies on), examples (where there are any) and elsewhere."""
         units = np.full((puzzle.board.rows, puzzle.board.columns), "elsewhere")

@@ -1,0 +1,19 @@
+"""The paper's findings as experiments: each prints a table, draws a figure, and judges itself by a criterion.
+
+The criterion is written in the experiment's class, and was before it was run.
+"""
+
+from __future__ import annotations
+
+from minicos.errors import MinicosError
+from minicos.experiments.base import Experiment
+from minicos.experiments.chain_of_steps import ChainOfSteps
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (ChainOfSteps(),)}
+
+
+def get_experiment(name: str) -> Experiment:
+    """By name; raises MinicosError for an unknown one."""
+    if name not in EXPERIMENTS:
+        raise MinicosError(f"unknown experiment '{name}': choose from {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]

@@ -1,0 +1,168 @@
+"""What every experiment is: sweeps, a summary with intervals, a verdict by a criterion, a figure."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from minicos.cards import EVALUATION_FILE, rows_of
+from minicos.errors import MinicosError
+from minicos.evaluation import held_out
+from minicos.files import prepare_folder
+from minicos.measures import mean_interval, wilson_interval
+from minicos.model import Reasoner
+from minicos.sweeps import Sweep, run_sweep
+from minicos.tasks import Puzzle, get_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUMMARY_FILE, VERDICT_FILE, FIGURE_FILES = "summary.csv", "verdict.md", ("figure.png", "figure.svg")
+EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
+NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run. puzzles: of each task."""
+
+    name: Literal["full", "quick"]
+    puzzles: int
+
+
+FULL, QUICK = Scale("full", 256), Scale("quick", 24)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """shown, not shown or unclear, and one paragraph that says by which numbers."""
+
+    status: Literal["shown", "not shown", "unclear"]
+    text: str
+
+
+class Experiment(ABC):
+    """One finding of the paper. finding: what it claims; criterion: what would have to be seen, in numbers."""
+
+    name: ClassVar[str]
+    finding: ClassVar[str]
+    criterion: ClassVar[str]
+
+    @abstractmethod
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        """What is to be run."""
+
+    @abstractmethod
+    def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """Means with intervals, from the tables of the sweeps by name."""
+
+    @abstractmethod
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        """By the criterion."""
+
+    @abstractmethod
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        """Readable in grey: marks and line styles beside colours."""
+
+
+def judge(mean: float, low: float, high: float, criterion: float, n: int) -> tuple[str, str]:
+    """An effect against what it would have to exceed: status, and its numbers in words.
+
+    Shown where the whole interval lies above the criterion. Not shown where it lies below, and is narrow: a half-width
+    of at most NARROW, or of half the criterion. Otherwise unclear, with the n that would settle it.
+    """
+    numbers = f"{mean:.3g} [{low:.3g}, {high:.3g}], n = {n}, criterion {criterion:g}"
+    half, narrow = (high - low) / 2, max(NARROW, criterion / 2)
+    if low > criterion:
+        return "shown", numbers
+    if high < criterion and half <= narrow:
+        return "not shown", numbers
+    margin = min(narrow, max(abs(mean - criterion), 1e-9))
+    return "unclear", f"{numbers}; about {ceil(n * max(1.0, (half / margin) ** 2))} puzzles would settle it"
+
+
+def together(statuses: Sequence[str]) -> Literal["shown", "not shown", "unclear"]:
+    """Of several parts of one criterion: shown if all are, not shown if one is not."""
+    if all(status == "shown" for status in statuses):
+        return "shown"
+    return "not shown" if "not shown" in statuses else "unclear"
+
+
+def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.DataFrame:
+    """One row for each group: n, and of each column the mean with its interval (column, column_low, column_high).
+
+    A row of `table` is one puzzle; booleans get Wilson intervals, numbers a bootstrap.
+    """
+    rows = []
+    for key, group in table.groupby(by, sort=True):
+        row = dict(zip(by, key, strict=True)) | {"n": len(group)}
+        for column in columns:
+            values = group[column].to_numpy()
+            interval = wilson_interval if values.dtype == bool else mean_interval
+            row |= {column: float(np.mean(values))}
+            row |= dict(zip((f"{column}_low", f"{column}_high"), interval(values), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def edge(reasoner: Reasoner, task: str) -> int:
+    """The size of a task that shows most: final rate within EDGE and the largest gap, as the evaluation has it.
+
+    Without an evaluation the smallest trained size; for a model that does not say what it was trained on, the task's
+    smallest.
+    """
+    network = reasoner.for_task(task)
+    sizes = network.settings.tasks.get(task, get_task(task).sizes)
+    path = network.folder / EVALUATION_FILE if network.folder else None
+    if path is None or not path.exists():
+        return min(sizes)
+    rows = [row for row in rows_of(json.loads(path.read_text())) if row.task == task and row.length == "all"]
+    rows = [row for row in rows if row.trained and not row.rollout]
+    at_edge = [row for row in rows if EDGE[0] <= row.end <= EDGE[1]] or [row for row in rows if row.end >= EDGE[0]]
+    return max(at_edge, key=lambda row: row.gap).size if at_edge else min(sizes)
+
+
+def puzzles_for(reasoner: Reasoner, task: str, n: int) -> list[Puzzle]:
+    """n test puzzles of a task at the model's edge."""
+    return held_out(task, edge(reasoner, task), n)
+
+
+def tasks_of(reasoner: Reasoner, names: Sequence[str]) -> list[str]:
+    """Those of the named tasks that the model was trained on; all where it does not say. Raises where none is left."""
+    known = reasoner.tasks() or list(names)
+    found = [name for name in names if name in known]
+    if not found:
+        raise MinicosError(f"{reasoner.settings.name} was trained on none of {', '.join(names)}: take another --model")
+    return found
+
+
+def run_experiment(experiment: Experiment, reasoner: Reasoner, out: Path, scale: Scale) -> Verdict:
+    """`minicos experiment`: sweeps, summary, figure and verdict in `out`; killed and run again, it goes on."""
+    sweeps = experiment.sweeps(reasoner, scale)
+    prepare_folder(out)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        work = bar.add_task(experiment.name, total=sum(len(chunk) for sweep in sweeps for chunk in sweep.chunks))
+        tables = {
+            sweep.name: run_sweep(reasoner, sweep, out / sweep.name, advance=lambda done: bar.advance(work, done))
+            for sweep in sweeps
+        }
+    summary = experiment.summarise(tables)
+    verdict = experiment.verdict(summary)
+    title = f"{experiment.name}: {reasoner.settings.name}, {scale.name}"
+    figure = experiment.plot(summary, title)
+    for name in FIGURE_FILES:
+        figure.savefig(out / name, metadata={"Date": None} if name.endswith("svg") else None)
+    summary.to_csv(out / SUMMARY_FILE, index=False, lineterminator="\n", float_format="%.6g")
+    (out / VERDICT_FILE).write_text(f"**{verdict.status}**: {verdict.text}\n")
+    return verdict

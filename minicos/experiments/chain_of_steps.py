@@ -1,0 +1,167 @@
+"""Chain-of-steps: what x0_hat shows at each denoising step, on puzzles with one right answer and with several.
+
+A least-squares denoiser shows the mean of what is still possible. Where one answer is right, a blend measures what one
+forward pass cannot work out; where several are, the blend is right, and the steps have to break the tie. So both are
+shown side by side, and each picture beside its null: the right answer with the same errors, scattered at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from minicos.experiments.base import Experiment, Scale, Verdict, judge, means, puzzles_for, tasks_of, together
+from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, path_entropy
+from minicos.model import Reasoner
+from minicos.runs import Run
+from minicos.sampling import Recorder, Trajectory
+from minicos.sweeps import BATCH, Sweep, Trial
+from minicos.tasks import Puzzle, task_of
+from minicos.tasks.base import puzzle_rng
+from minicos.tasks.maze import MazePuzzle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = ("maze", "rotation", "maze-braided", "rotation-open")
+SEVERAL = ("maze-braided", "rotation-open")  # more than one right answer
+CELL = 4  # board units along the side of a cell, in mazes and in shapes
+GAP = 0.10
+EXTRA = 0.25
+ORIENTATION = 0.25  # weight from which on an orientation counts as a candidate
+
+
+class ChainOfSteps(Experiment):
+    name = "chain-of-steps"
+    finding = "x0_hat shows several candidates at early steps, and later steps choose among them."
+    criterion = (
+        f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end; on "
+        f"puzzles with several right answers, x0_hat at step 0 shows more than {EXTRA:g} candidates more than its null."
+    )
+
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        return [self._sweep(reasoner, task, scale.puzzles) for task in tasks_of(reasoner, TASKS)]
+
+    def _sweep(self, reasoner: Reasoner, task: str, n: int) -> Sweep:
+        trials = [
+            Trial(
+                Run(puzzle), {"task": task, "size": puzzle.size, "length": task_of(puzzle).length(puzzle), "puzzle": i}
+            )
+            for i, puzzle in enumerate(puzzles_for(reasoner, task, n))
+        ]
+        chunks = [trials[start : start + BATCH] for start in range(0, len(trials), BATCH)]
+
+        def measure(trajectory: Trajectory) -> list[list[dict[str, object]]]:
+            return measured(reasoner, trajectory)
+
+        schedule = reasoner.for_task(task).schedule()
+        # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
+        return Sweep(task, chunks, schedule, measure, (Recorder("x0_hat"), Recorder("x0_hat", "cond")))
+
+    def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        table = pd.concat(tables.values(), ignore_index=True)
+        table["extra_candidates"] = table["candidates"] - table["null_candidates"]
+        end = table["step"] == table.groupby("task")["step"].transform("max")
+        solved_at_end = table[end].set_index(["task", "puzzle"])["solved"]
+        keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
+        table["gap"] = solved_at_end.loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
+        columns = ["solved", "candidates", "null_candidates", "extra_candidates", "entropy", "null_entropy", "gap"]
+        return means(table, ["task", "size", "step", "sigma"], columns)
+
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        first = summary[summary["step"] == 0].set_index("task")
+        parts = []
+        if "maze" in first.index:
+            parts.append(("gap on mazes with one answer", *_judged(first.loc["maze"], "gap", GAP)))
+        for task in SEVERAL:
+            if task in first.index:
+                parts.append(
+                    (
+                        f"candidates of {task} at step 0 beyond the null",
+                        *_judged(first.loc[task], "extra_candidates", EXTRA),
+                    )
+                )
+        text = "; ".join(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
+        return Verdict(together([status for _, status, _ in parts]), f"{text[0].upper()}{text[1:]}.")
+
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.8), layout="constrained", dpi=150)
+        axes = figure.subplots(1, 3)
+        for task, colour, mark in zip(TASKS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), "osv^", strict=True):
+            rows = summary[summary["task"] == task]
+            if rows.empty:
+                continue
+            for axis, column, scale in zip(axes, ("solved", "candidates", "entropy"), (100, 1, 1), strict=True):
+                style = "--" if task in SEVERAL else "-"
+                axis.plot(
+                    rows["step"], scale * rows[column], style, color=colour, marker=mark, markersize=3, label=task
+                )
+                low, high = scale * rows[f"{column}_low"], scale * rows[f"{column}_high"]
+                axis.fill_between(rows["step"], low, high, color=colour, alpha=0.2, linewidth=0)
+                if f"null_{column}" in rows:
+                    axis.plot(rows["step"], rows[f"null_{column}"], ":", color=colour, linewidth=1)
+        labels = ("solved by x0_hat, %", "candidates in x0_hat", "entropy of x0_hat, bits")
+        for axis, label in zip(axes, labels, strict=True):
+            axis.set(xlabel="denoising step", ylabel=label)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].legend(fontsize=7)
+        figure.suptitle(f"{title}\nsolid: one right answer, dashed: several, dotted: the null; bands: 95 %", fontsize=9)
+        return figure
+
+
+def _judged(row: pd.Series, column: str, criterion: float) -> tuple[str, str]:
+    return judge(row[column], row[f"{column}_low"], row[f"{column}_high"], criterion, int(row["n"]))
+
+
+def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, object]]]:
+    """For each run a row for each step."""
+    rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
+    for step in trajectory.schedule:
+        guided, cond = (reasoner.decode(trajectory.recorded("x0_hat", b)[step.index]) for b in ("guided", "cond"))
+        for row, puzzle, end, video, blend in zip(
+            rows, trajectory.puzzles, trajectory.video, guided, cond, strict=True
+        ):
+            score = task_of(puzzle).score(video, puzzle)
+            null = scattered(blend[-1], nearest_answer(end[-1], puzzle), f"{puzzle.key}/{step.index}")
+            found = {"status": score.status, "solved": score.solved, "answer": score.answer}
+            found |= dict(zip(("candidates", "entropy"), left_open(blend[-1], puzzle), strict=True))
+            found |= dict(zip(("null_candidates", "null_entropy"), left_open(null, puzzle), strict=True))
+            row.append({"step": step.index, "sigma": step.sigma, **found})
+    return rows
+
+
+def left_open(frame: NDArray[np.uint8], puzzle: Puzzle) -> tuple[int, float]:
+    """Candidates and entropy: of the route in bits a move, or of the orientation in bits."""
+    if isinstance(puzzle, MazePuzzle):
+        probabilities = cell_probabilities(frame, puzzle)
+        return candidates(probabilities, puzzle), path_entropy(probabilities, puzzle)
+    _, weights = angle_posterior(frame, puzzle)
+    return int((weights >= ORIENTATION).sum()), entropy_bits(weights)
+
+
+def nearest_answer(frame: NDArray[np.uint8], puzzle: Puzzle) -> Puzzle:
+    """The same puzzle, showing the right answer that comes closest to this frame."""
+    shown = [replace(puzzle, shown=i) for i in range(len(task_of(puzzle).answers(puzzle)))]
+    ends = [task_of(other).render(other, 2, frame.shape[:2])[-1].astype(float) for other in shown]
+    return shown[int(np.argmin([np.square(end - frame).sum() for end in ends]))]
+
+
+def scattered(frame: NDArray[np.uint8], puzzle: Puzzle, key: str) -> NDArray[np.uint8]:
+    """The null: the right answer with the errors of `frame`, the error of each cell at the place of a random other one.
+
+    Returned at the board's native size, where a cell is 4 x 4 pixels.
+    """
+    right = task_of(puzzle).render(puzzle, 2)[-1].astype(float)
+    errors = puzzle.board.read(frame[None])[0] - right
+    rows, columns = (side // CELL for side in errors.shape[:2])
+    cells = errors.reshape(rows, CELL, columns, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(-1, CELL, CELL, 3)
+    order = list(range(len(cells)))
+    puzzle_rng(key).shuffle(order)
+    moved = cells[order].reshape(rows, columns, CELL, CELL, 3).transpose(0, 2, 1, 3, 4)
+    return (right + moved.reshape(right.shape)).clip(0, 255).round().astype(np.uint8)

@@ -1,0 +1,127 @@
+"""Every experiment runs on every model, judges by its criterion, and goes on after a kill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from minicos import load
+from minicos.errors import MinicosError
+from minicos.experiments import EXPERIMENTS, get_experiment
+from minicos.experiments.base import Scale, edge, judge, means, run_experiment, together
+from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
+from minicos.tasks import get_task
+
+TINY = Scale("quick", 3)
+
+
+@pytest.fixture(params=["nano", "tiny_wan"], scope="module")
+def reasoner(request, untrained_nano, tiny_wan_folder):
+    return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_on_every_model(name, reasoner, tmp_path):
+    experiment = get_experiment(name)
+    verdict = run_experiment(experiment, reasoner, tmp_path, TINY)
+    assert verdict.status in ("shown", "not shown", "unclear")
+    assert str(verdict.text) in (tmp_path / "verdict.md").read_text()
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert (summary["n"] > 0).all()
+    with Image.open(tmp_path / "figure.png") as image:
+        assert min(image.size) > 400
+        assert np.asarray(image.convert("L")).std() > 5
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.csv") if "times" not in path.name}
+    assert run_experiment(experiment, reasoner, tmp_path, TINY) == verdict
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.csv") if "times" not in path.name}
+
+
+def test_an_unknown_experiment_lists_the_known_ones():
+    with pytest.raises(MinicosError, match="unknown experiment 'teapot': choose from chain-of-steps"):
+        get_experiment("teapot")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [
+        ((0.30, 0.20, 0.40), "shown"),
+        ((0.01, -0.01, 0.03), "not shown"),
+        ((0.05, 0.01, 0.09), "not shown"),
+        ((-0.30, -0.33, -0.27), "not shown"),
+        ((0.15, 0.05, 0.25), "unclear"),
+        ((-0.10, -0.28, 0.08), "unclear"),  # below, but too wide to say so
+    ],
+)
+def test_verdicts_follow_the_definition(numbers, status):
+    found, text = judge(*numbers, criterion=0.1, n=50)
+    assert found == status
+    assert ("would settle" in text) == (status == "unclear")
+
+
+def test_parts_of_a_criterion_come_together():
+    assert together(["shown", "shown"]) == "shown"
+    assert together(["shown", "unclear"]) == "unclear"
+    assert together(["unclear", "not shown"]) == "not shown"
+
+
+def test_means_by_group_have_intervals():
+    table = pd.DataFrame({"step": [0] * 40 + [1] * 40, "solved": [True, False] * 20 + [True] * 40, "x": range(80)})
+    rows = means(table, ["step"], ["solved", "x"]).set_index("step")
+    assert rows.loc[0, "solved"] == 0.5
+    assert rows.loc[1, "solved_high"] == 1
+    assert rows.loc[0, "x_low"] < 19.5 < rows.loc[0, "x_high"]
+    assert (rows["n"] == 40).all()
+
+
+def test_the_edge_is_where_the_gap_is_largest():
+    assert edge(load("nano"), "maze") == 5
+    assert edge(load("nano"), "maze-braided") == 3  # not trained on it: the smallest
+
+
+# --- chain-of-steps -------------------------------------------------------------------------------------------------
+
+
+def blurred(frame):
+    return (frame.astype(float) * 0.5 + 127).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["maze-braided", "rotation-open"])
+def test_the_null_has_the_errors_of_the_picture_at_other_places(name):
+    task = get_task(name)
+    puzzle = task.sample(0, 1)
+    right = task.render(puzzle, 2)[-1]
+    assert np.array_equal(scattered(right, puzzle, "x"), right)
+    null = scattered(blurred(right), puzzle, "x")
+    assert not np.array_equal(null, blurred(right))
+    other = scattered(blurred(right), puzzle, "y")
+    assert not np.array_equal(null, other)
+
+
+@pytest.mark.parametrize("name", ["maze-braided", "rotation-open"])
+def test_a_blend_of_two_answers_leaves_more_open_than_its_null(name):
+    task = get_task(name)
+    extra = []
+    for index in range(20):
+        puzzle = task.sample(0, index, size=5 if name == "maze-braided" else 90)
+        frames = [task.render(nearest, 2)[-1].astype(float) for nearest in _both(task, puzzle)]
+        blend = ((frames[0] + frames[1]) / 2).astype(np.uint8)
+        extra.append(left_open(blend, puzzle)[1] - left_open(scattered(blend, puzzle, str(index)), puzzle)[1])
+    assert np.mean(extra) > 0.1
+
+
+def _both(task, puzzle):
+    from dataclasses import replace
+
+    return [replace(puzzle, shown=i) for i in range(2)]
+
+
+def test_the_nearest_answer_is_found_among_several():
+    task = get_task("maze-braided")
+    for index in range(20):
+        puzzle = task.sample(0, index, size=5)
+        for other in _both(task, puzzle):
+            frame = blurred(task.render(other, 2, (60, 90))[-1])
+            assert nearest_answer(frame, puzzle).shown == other.shown
