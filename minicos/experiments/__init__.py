@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from minicos.errors import MinicosError
 from minicos.experiments.base import Experiment
+from minicos.experiments.budget import Budget
 from minicos.experiments.chain_of_steps import ChainOfSteps
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (ChainOfSteps(),)}
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (ChainOfSteps(), Budget())}
 
 
 def get_experiment(name: str) -> Experiment:

@@ -21,7 +21,7 @@ from minicos.evaluation import held_out
 from minicos.files import prepare_folder
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
-from minicos.sweeps import Sweep, run_sweep
+from minicos.sweeps import BATCH, Sweep, Trial, run_sweep
 from minicos.tasks import Puzzle, get_task
 
 if TYPE_CHECKING:
@@ -96,6 +96,22 @@ def together(statuses: Sequence[str]) -> Literal["shown", "not shown", "unclear"
     if all(status == "shown" for status in statuses):
         return "shown"
     return "not shown" if "not shown" in statuses else "unclear"
+
+
+def judged(row: pd.Series, column: str, criterion: float) -> tuple[str, str]:
+    """`judge` of one column of one row of `means`."""
+    return judge(row[column], row[f"{column}_low"], row[f"{column}_high"], criterion, int(row["n"]))
+
+
+def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
+    """One verdict from the parts of a criterion: (what, status, its numbers)."""
+    text = "; ".join(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
+    return Verdict(together([status for _, status, _ in parts]), f"{text[0].upper()}{text[1:]}.")
+
+
+def chunked(trials: list[Trial]) -> list[list[Trial]]:
+    """Trials that need nothing of each other, in chunks of one batch."""
+    return [trials[start : start + BATCH] for start in range(0, len(trials), BATCH)]
 
 
 def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, judge, means, puzzles_for, tasks_of, together
+from minicos.experiments.base import Experiment, Scale, Verdict, chunked, joined, judged, means, puzzles_for, tasks_of
 from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, path_entropy
 from minicos.model import Reasoner
 from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory
-from minicos.sweeps import BATCH, Sweep, Trial
+from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, task_of
 from minicos.tasks.base import puzzle_rng
 from minicos.tasks.maze import MazePuzzle
@@ -53,14 +53,13 @@ class ChainOfSteps(Experiment):
             )
             for i, puzzle in enumerate(puzzles_for(reasoner, task, n))
         ]
-        chunks = [trials[start : start + BATCH] for start in range(0, len(trials), BATCH)]
 
         def measure(trajectory: Trajectory) -> list[list[dict[str, object]]]:
             return measured(reasoner, trajectory)
 
         schedule = reasoner.for_task(task).schedule()
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
-        return Sweep(task, chunks, schedule, measure, (Recorder("x0_hat"), Recorder("x0_hat", "cond")))
+        return Sweep(task, chunked(trials), schedule, measure, (Recorder("x0_hat"), Recorder("x0_hat", "cond")))
 
     def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
@@ -76,17 +75,12 @@ class ChainOfSteps(Experiment):
         first = summary[summary["step"] == 0].set_index("task")
         parts = []
         if "maze" in first.index:
-            parts.append(("gap on mazes with one answer", *_judged(first.loc["maze"], "gap", GAP)))
+            parts.append(("gap on mazes with one answer", *judged(first.loc["maze"], "gap", GAP)))
         for task in SEVERAL:
             if task in first.index:
-                parts.append(
-                    (
-                        f"candidates of {task} at step 0 beyond the null",
-                        *_judged(first.loc[task], "extra_candidates", EXTRA),
-                    )
-                )
-        text = "; ".join(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
-        return Verdict(together([status for _, status, _ in parts]), f"{text[0].upper()}{text[1:]}.")
+                what = f"candidates of {task} at step 0 beyond the null"
+                parts.append((what, *judged(first.loc[task], "extra_candidates", EXTRA)))
+        return joined(parts)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
@@ -113,10 +107,6 @@ class ChainOfSteps(Experiment):
         axes[0].legend(fontsize=7)
         figure.suptitle(f"{title}\nsolid: one right answer, dashed: several, dotted: the null; bands: 95 %", fontsize=9)
         return figure
-
-
-def _judged(row: pd.Series, column: str, criterion: float) -> tuple[str, str]:
-    return judge(row[column], row[f"{column}_low"], row[f"{column}_high"], criterion, int(row["n"]))
 
 
 def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, object]]]:

@@ -1,0 +1,101 @@
+"""Budget: the solved rate against the number of denoising steps and their shift, on the same puzzles and noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    chunked,
+    joined,
+    judged,
+    means,
+    puzzles_for,
+    tasks_of,
+)
+from minicos.model import Reasoner
+from minicos.runs import Run
+from minicos.sampling import Trajectory
+from minicos.sweeps import Sweep, Trial
+from minicos.tasks import task_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = ("maze", "rotation-open")
+STEPS = {"full": (1, 2, 4, 8, 16, 32, 64), "quick": (1, 4, 12)}
+OTHER_SHIFTS = {"full": (1.0, 5.0), "quick": (1.0,)}  # beside the model's own, at few steps only: they cost as much
+SHIFTED_STEPS = (4, 16)
+GAIN = 0.10
+
+
+class Budget(Experiment):
+    name = "budget"
+    finding = "Reasoning takes denoising steps: with fewer of them, fewer puzzles are solved."
+    criterion = f"The most steps solve more than {100 * GAIN:g} points more puzzles than a single one."
+
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        found = []
+        for task in tasks_of(reasoner, TASKS):
+            network = reasoner.for_task(task)
+            own = network.settings.shift
+            budgets = [(steps, own) for steps in STEPS[scale.name]]
+            budgets += [(s, shift) for shift in OTHER_SHIFTS[scale.name] if shift != own for s in SHIFTED_STEPS]
+            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            for steps, shift in budgets:
+                labels = {"task": task, "size": puzzles[0].size, "steps": steps, "shift": shift, "own": shift == own}
+                trials = [Trial(Run(puzzle), {**labels, "puzzle": i}) for i, puzzle in enumerate(puzzles)]
+                name = f"{task}-{steps}-{shift:g}"
+                found.append(Sweep(name, chunked(trials), network.schedule(steps, shift), scored))
+        return found
+
+    def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        table = pd.concat(tables.values(), ignore_index=True)
+        single = table[table["own"] & (table["steps"] == 1)].set_index(["task", "puzzle"])["solved"]
+        keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
+        table["gain"] = table["solved"].astype(float) - single.loc[keys].to_numpy().astype(float)
+        return means(table, ["task", "size", "own", "shift", "steps"], ["solved", "answer", "gain"])
+
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        own = summary[summary["own"]]
+        most = own[own["steps"] == own["steps"].max()]
+        return joined([(f"gain on {row['task']}", *judged(row, "gain", GAIN)) for _, row in most.iterrows()])
+
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.6), layout="constrained", dpi=150)
+        tasks = list(summary["task"].unique())
+        for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+            of_task = summary[summary["task"] == task]
+            styles = zip(sorted(of_task["shift"].unique()), ("#0072B2", "#E69F00", "#009E73"), "sov", strict=False)
+            for shift, colour, mark in styles:
+                rows = of_task[of_task["shift"] == shift].sort_values("steps")
+                errors = 100 * rows[["solved_low", "solved_high"]].sub(rows["solved"], axis=0).abs().T.to_numpy()
+                line = "-" if rows["own"].all() else ":"
+                axis.errorbar(
+                    rows["steps"],
+                    100 * rows["solved"],
+                    errors,
+                    fmt=mark + line,
+                    color=colour,
+                    capsize=2,
+                    label=f"{shift:g}",
+                )
+            axis.set(xscale="log", xlabel="denoising steps", ylabel="solved, %", ylim=(-3, 103))
+            axis.set_xticks(sorted(of_task["steps"].unique()), labels=sorted(of_task["steps"].unique()))
+            axis.minorticks_off()
+            axis.set_title(f"{task} {of_task['size'].iloc[0]}, n = {of_task['n'].iloc[0]}", fontsize=9)
+            axis.legend(title="shift", fontsize=7)
+        figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
+        return figure
+
+
+def scored(trajectory: Trajectory) -> list[list[dict[str, object]]]:
+    """One row for each run: the verdict on its video."""
+    scores = [task_of(p).score(video, p) for p, video in zip(trajectory.puzzles, trajectory.video, strict=True)]
+    return [[{"status": score.status, "solved": score.solved, "answer": score.answer}] for score in scores]
