@@ -92,3 +92,16 @@ def test_a_board_reads_what_it_draws_at_any_size():
         )
         canvas = board.draw(units, int(height), int(width))
         assert np.abs(board.read(canvas, core=0.3) - units).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_frame_of_the_oracle_holds_and_frozen_or_foreign_ones_do_not(name):
+    task = get_task(name)
+    for index in range(15):
+        puzzle, other = (task.sample(0, i, size=task.sizes[:5][-1]) for i in (index, index + 100))
+        video = task.render(puzzle, 7)
+        assert all(task.holds(video, puzzle, frame) for frame in range(7))
+        assert not task.holds(video[:1].repeat(7, 0), puzzle, 6)
+        assert not task.holds(np.concatenate([video[:1], task.render(other, 7)[1:]]), puzzle, 5)
+        noise = np.random.default_rng(index).integers(0, 256, video.shape, np.uint8)
+        assert not task.holds(np.concatenate([video[:1], noise[1:]]), puzzle, 4)

@@ -95,6 +95,12 @@ class Task(ABC):
         return ""
 
     @abstractmethod
+    def holds(self, video: Video, puzzle: Puzzle, frame: int) -> bool:
+        """Whether this frame alone shows a right answer, as far as it should have got by then, one frame's step at most
+        ahead or behind. For runs whose later frames were destroyed.
+        """
+
+    @abstractmethod
     def length(self, puzzle: Puzzle) -> int:
         """How far the right answer goes, in `length_unit`: moves of a route, degrees of a turn."""
 

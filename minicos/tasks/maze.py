@@ -168,6 +168,14 @@ class MazeTask(Task):
         trail = follow_trail(reading)
         return trail if isinstance(trail, tuple) else None
 
+    def holds(self, video: Video, puzzle: MazePuzzle, frame: int) -> bool:
+        trail = self.decode(video[[0, frame]], puzzle)
+        if trail is None:
+            return False
+        moves, step = self.length(puzzle), ceil(self.length(puzzle) / (len(video) - 1))
+        on_route = any(trail == route[: len(trail)] for route in puzzle.routes)
+        return on_route and abs(len(trail) - 1 - moves * frame / (len(video) - 1)) <= step
+
     def score(self, video: Video, puzzle: MazePuzzle) -> Score:
         check_video(video)
         given = read_scene(PALETTE[puzzle.scene][None], puzzle.size)[0]

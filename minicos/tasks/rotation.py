@@ -144,6 +144,13 @@ class RotationTask(Task):
         angle, distance = match_angle(panels[-1:, -1], read_cells(panels[0, -1]))
         return wrap(int(angle[0])) if distance[0] <= MATCH_DISTANCE else None
 
+    def holds(self, video: Video, puzzle: RotationPuzzle, frame: int) -> bool:
+        angle = self.decode(video[[0, frame]], puzzle)
+        if angle is None:
+            return False
+        most = 180 / (len(video) - 1) + TOLERANCE
+        return any(abs(wrap(round(angle - turned_by(turn, frame, len(video))))) <= most for turn in puzzle.turns)
+
     def score(self, video: Video, puzzle: RotationPuzzle) -> Score:
         check_video(video)
         panels = self._panels(video, puzzle)
