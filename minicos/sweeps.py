@@ -8,6 +8,7 @@ ends with the same table as an undisturbed one, byte for byte. Processes, GPUs a
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -16,7 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from minicos.cards import describe_weights
 from minicos.errors import MinicosError
@@ -46,8 +49,8 @@ class Trial:
 class Sweep:
     """chunks: trials that are denoised together; all puzzles of a chunk share one canvas and one network.
 
-    measure: from the trajectory of a chunk, for each of its trials a list of rows, labels not included. recorders: what
-    it needs to have recorded.
+    measure: from the trajectory of a chunk, for each of its trials a list of rows, labels not included. features: for
+    each of its trials an array, where rows are not enough (`features_of`). recorders: what both need to have recorded.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Sweep:
     schedule: tuple[Step, ...]
     measure: Callable[[Trajectory], list[list[dict[str, object]]]]
     recorders: tuple[Recorder, ...] = ()
+    features: Callable[[Trajectory], NDArray] | None = None
 
     def evaluations(self, reasoner: Reasoner) -> int:
         """Videos that pass through the network, all steps and both branches of guidance counted."""
@@ -100,7 +104,7 @@ def run_sweep(
             advance(len(chunk))
         elif number % world == rank:
             began = time.perf_counter()
-            _write(path, _rows(reasoner, sweep, chunk))
+            _run_chunk(reasoner, sweep, chunk, path)
             with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
                 times.write(f"{number},{time.perf_counter() - began:.3f}\n")
             advance(len(chunk))
@@ -109,11 +113,24 @@ def run_sweep(
     return _merged(folder, sweep, write=rank == 0)
 
 
-def _rows(reasoner: Reasoner, sweep: Sweep, chunk: Sequence[Trial]) -> list[dict[str, object]]:
+def features_of(sweep: Sweep, folder: Path) -> NDArray:
+    """The features of all trials of a finished sweep, (trials, ...), in their order."""
+    return np.concatenate(
+        [np.load(_chunk_file(folder, number).with_suffix(".npy")) for number in range(len(sweep.chunks))]
+    )
+
+
+def _run_chunk(reasoner: Reasoner, sweep: Sweep, chunk: Sequence[Trial], path: Path) -> None:
     runs = [trial.run for trial in chunk]
     trajectory = sample_runs(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders, batch_size=BATCH)
     measured = sweep.measure(trajectory)
-    return [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
+    rows = [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
+    if sweep.features is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, sweep.features(trajectory))
+        _replace(path.with_suffix(".npy"), buffer.getvalue())
+    # Last: a chunk is done once its rows are there.
+    _replace(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g").encode())
 
 
 def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
@@ -132,21 +149,17 @@ def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
         return
     if any((folder / "chunks").iterdir()):
         raise MinicosError(f"{folder} holds chunks of an unknown sweep: give another --out")
-    _replace(path, json.dumps(mine, indent=1) + "\n")
+    _replace(path, (json.dumps(mine, indent=1) + "\n").encode())
 
 
 def _chunk_file(folder: Path, number: int) -> Path:
     return folder / "chunks" / f"{number:06d}.csv"
 
 
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    _replace(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g"))
-
-
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """A kill leaves the old file or the new one, never a part."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    draft.write_text(text)
+    draft.write_bytes(content)
     os.replace(draft, path)
 
 
@@ -167,5 +180,5 @@ def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
             )
     if write:
         lines = [_chunk_file(folder, number).read_text().split("\n", 1)[1] for number in range(len(tables))]
-        _replace(folder / TABLE_FILE, ",".join(columns[0]) + "\n" + "".join(lines))
+        _replace(folder / TABLE_FILE, (",".join(columns[0]) + "\n" + "".join(lines)).encode())
     return pd.concat(tables, ignore_index=True)

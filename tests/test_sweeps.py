@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,7 +17,7 @@ from minicos import load
 from minicos.errors import MinicosError
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
-from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, run_sweep
+from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep
 from minicos.tasks import get_task
 
 STEPS, CHUNKS = 3, 6
@@ -37,7 +38,7 @@ def counted(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
     return call
-Path.write_text = counted(Path.write_text)
+Path.write_bytes = counted(Path.write_bytes)
 sweeps.os.replace = counted(os.replace)
 reasoner = load(model)
 sweeps.run_sweep(reasoner, test_sweeps.sweep_of(reasoner), folder)
@@ -51,7 +52,11 @@ def sweep_of(reasoner, steps: int = STEPS) -> Sweep:
         trials = [Trial(Run(puzzle), {"puzzle": index, "noise": "none"})]
         trials += [Trial(Run(puzzle, 0, (noise_at_step(s),)), {"puzzle": index, "noise": s}) for s in range(steps)]
         chunks.append(trials)
-    return Sweep("noise", chunks, reasoner.schedule(steps), measure)
+    return Sweep("noise", chunks, reasoner.schedule(steps), measure, features=features)
+
+
+def features(trajectory):
+    return trajectory.latents.flatten(1)[:, :5].numpy()
 
 
 def measure(trajectory):
@@ -107,6 +112,9 @@ def test_the_table_has_a_row_for_each_trial_and_its_labels(model, undisturbed, t
     assert len(on_disk) == len(table)
     again = run_sweep(reasoner, sweep_of(reasoner), tmp_path / "sweep")
     assert again.equals(table)
+    kept = features_of(sweep_of(reasoner), tmp_path / "sweep")
+    assert kept.shape == (CHUNKS * (STEPS + 1), 5)
+    assert np.allclose(kept[:, 0], table["first"])
 
 
 def test_evaluations_are_counted_with_what_is_shared(model):
