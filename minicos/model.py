@@ -133,6 +133,16 @@ class Reasoner:
     def latent_channels(self) -> int:
         return self.transformer.config.out_channels
 
+    @property
+    def latent_frames(self) -> int:
+        """Frames that the sampler moves: one for `frames_per_latent` pixel frames, and one for the first alone."""
+        return (self.settings.frames - 1) // self.frames_per_latent + 1
+
+    @property
+    def frames_per_latent(self) -> int:
+        """1 in the miniature, 4 in Wan: latent frame f ends with the pixel frame f times this."""
+        return self.vae.config.scale_factor_temporal
+
     def schedule(self, steps: int | None = None, shift: float | None = None) -> tuple[flow.Step, ...]:
         """The denoising steps; the model's own number and shift unless given."""
         return flow.schedule(

@@ -9,8 +9,11 @@ from minicos.errors import MinicosError
 from minicos.experiments.base import Experiment
 from minicos.experiments.budget import Budget
 from minicos.experiments.chain_of_steps import ChainOfSteps
+from minicos.experiments.perturbation import Perturbation
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (ChainOfSteps(), Budget())}
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (ChainOfSteps(), Perturbation(), Budget())
+}
 
 
 def get_experiment(name: str) -> Experiment:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,7 +22,7 @@ from minicos.evaluation import held_out
 from minicos.files import prepare_folder
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
-from minicos.sweeps import BATCH, Sweep, Trial, run_sweep
+from minicos.sweeps import BATCH, Sweep, Trial, features_of, run_sweep
 from minicos.tasks import Puzzle, get_task
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class Experiment(ABC):
         """What is to be run."""
 
     @abstractmethod
-    def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-        """Means with intervals, from the tables of the sweeps by name."""
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+        """Means with intervals, from the tables of the sweeps, and the features of those that keep some, by name."""
 
     @abstractmethod
     def verdict(self, summary: pd.DataFrame) -> Verdict:
@@ -173,7 +174,8 @@ def run_experiment(experiment: Experiment, reasoner: Reasoner, out: Path, scale:
             sweep.name: run_sweep(reasoner, sweep, out / sweep.name, advance=lambda done: bar.advance(work, done))
             for sweep in sweeps
         }
-    summary = experiment.summarise(tables)
+    features = {s.name: features_of(s, out / s.name) for s in sweeps if s.features is not None}
+    summary = experiment.summarise(tables, features)
     verdict = experiment.verdict(summary)
     title = f"{experiment.name}: {reasoner.settings.name}, {scale.name}"
     figure = experiment.plot(summary, title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from minicos.experiments.base import (
     Experiment,
@@ -53,7 +54,7 @@ class Budget(Experiment):
                 found.append(Sweep(name, chunked(trials), network.schedule(steps, shift), scored))
         return found
 
-    def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         single = table[table["own"] & (table["steps"] == 1)].set_index(["task", "puzzle"])["solved"]
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])

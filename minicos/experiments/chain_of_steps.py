@@ -61,7 +61,7 @@ class ChainOfSteps(Experiment):
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
         return Sweep(task, chunked(trials), schedule, measure, (Recorder("x0_hat"), Recorder("x0_hat", "cond")))
 
-    def summarise(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         table["extra_candidates"] = table["candidates"] - table["null_candidates"]
         end = table["step"] == table.groupby("task")["step"].transform("max")
