@@ -6,7 +6,7 @@ tensor that broadcasts against them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
@@ -48,6 +48,15 @@ def schedule(steps: int, shift: float) -> tuple[Step, ...]:
     # u_s = 1 - s / N
     sigmas = [shift_sigma(1 - s / steps, shift) for s in range(steps + 1)]
     return tuple(Step(s, sigmas[s], sigmas[s + 1], sigmas[s] * TIMESTEPS) for s in range(steps))
+
+
+def turned_back(steps: tuple[Step, ...], at: int, to: int) -> tuple[Step, ...]:
+    """A schedule that comes to step `at`, and there begins again with step `to`; numbered anew.
+
+    What it goes on with at `at` has to be noised up to the level of `to` first (`interventions.NoiseUp`).
+    """
+    walk = [*steps[:at], *steps[to:]]
+    return tuple(replace(step, index=index) for index, step in enumerate(walk))
 
 
 def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:

@@ -101,7 +101,7 @@ class Renoise(Intervention):
 class NoiseUp(Intervention):
     """Before a step, take latents from the noise level they have up to the step's own: the second form of a restart.
 
-    Goes with a schedule that turns back there (`turned_back`); where the levels agree it changes nothing.
+    Goes with a schedule that turns back there (`flow.turned_back`); where the levels agree it changes nothing.
     """
 
     step: int

@@ -119,6 +119,19 @@ def commitment(stay: float, chance: float) -> float:
     return (stay - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
+def commitment_interval(stay: Floats, chance: Floats) -> tuple[float, float, float]:
+    """The commitment of a group of puzzles and its 95 % bootstrap interval.
+
+    stay, chance: (puzzles,), for each the share of its restarts, and of its independent seeds, that agree with the run.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(stay), (2000, len(stay)))
+    stays, chances = np.asarray(stay)[rows].mean(1), np.asarray(chance)[rows].mean(1)
+    draws = (stays - chances) / np.where(chances < 1, 1 - chances, np.nan)
+    low, high = np.nanpercentile(draws, [2.5, 97.5]) if not np.isnan(draws).all() else (np.nan, np.nan)
+    return commitment(float(np.mean(stay)), float(np.mean(chance))), float(low), float(high)
+
+
 def agreement(answers: Sequence[Sequence[object]]) -> float:
     """Mean share of pairs of seeds with the same answer; answers: (puzzles, seeds). None agrees with nothing."""
     shares = []

@@ -152,8 +152,9 @@ def test_renoise_keeps_the_estimate_and_forgets_the_rest(reasoner):
 def test_noise_up_reaches_the_level_that_it_says(reasoner):
     """A schedule that turns back: steps 0, 1, 2, then again from 1. Signal and noise have the weights of that level."""
     plain = reasoner.schedule(STEPS)
-    steps = [*plain[:3], *plain[1:]]
-    schedule = tuple(flow.Step(i, s.sigma, s.next_sigma, s.timestep) for i, s in enumerate(steps))
+    schedule = flow.turned_back(plain, at=3, to=1)
+    assert [step.index for step in schedule] == list(range(6))
+    assert [step.sigma for step in schedule] == [plain[i].sigma for i in (0, 1, 2, 1, 2, 3)]
     low, high = plain[2].next_sigma, plain[1].sigma
     runs = [Run(puzzle, 0, (NoiseUp(step=3),)) for puzzle in mazes(2)]
     run = sample_runs(reasoner, runs, schedule=schedule, recorders=[Recorder("latents"), Recorder("velocity")])

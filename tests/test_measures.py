@@ -15,6 +15,7 @@ from minicos.measures import (
     cell_probabilities,
     cka,
     commitment,
+    commitment_interval,
     entropy_bits,
     mean_interval,
     paired_interval,
@@ -118,6 +119,17 @@ def test_commitment_is_0_at_chance_and_1_when_nothing_changes():
     assert commitment(1.0, 0.4) == 1
     assert commitment(0.2, 0.4) < 0
     assert np.isnan(commitment(1.0, 1.0))
+
+
+def test_the_interval_of_a_commitment_holds_it():
+    rng = np.random.default_rng(0)
+    stay, chance = rng.binomial(4, 0.8, 100) / 4, rng.binomial(4, 0.3, 100) / 4
+    value, low, high = commitment_interval(stay, chance)
+    assert value == pytest.approx((stay.mean() - chance.mean()) / (1 - chance.mean()))
+    assert low < value < high < 1
+    assert high - low < 0.2
+    assert commitment_interval(chance, chance) == (0, 0, 0)
+    assert all(np.isnan(commitment_interval(np.ones(5), np.ones(5))))
 
 
 def test_agreement_of_seeds():

@@ -9,10 +9,11 @@ from minicos.errors import MinicosError
 from minicos.experiments.base import Experiment
 from minicos.experiments.budget import Budget
 from minicos.experiments.chain_of_steps import ChainOfSteps
+from minicos.experiments.commitment import Commitment
 from minicos.experiments.perturbation import Perturbation
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (ChainOfSteps(), Perturbation(), Budget())
+    experiment.name: experiment for experiment in (ChainOfSteps(), Perturbation(), Commitment(), Budget())
 }
 
 

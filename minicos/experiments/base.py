@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUMMARY_FILE, VERDICT_FILE, FIGURE_FILES = "summary.csv", "verdict.md", ("figure.png", "figure.svg")
 EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
+PUZZLES_A_CHUNK = 8
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
 
 
@@ -113,6 +114,13 @@ def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
 def chunked(trials: list[Trial]) -> list[list[Trial]]:
     """Trials that need nothing of each other, in chunks of one batch."""
     return [trials[start : start + BATCH] for start in range(0, len(trials), BATCH)]
+
+
+def grouped(puzzles: list[Puzzle], trials_of: Callable[[Puzzle, int], list[Trial]]) -> list[list[Trial]]:
+    """The trials of every puzzle and its number, a few puzzles a chunk: what they share is computed once."""
+    trials = [trials_of(puzzle, index) for index, puzzle in enumerate(puzzles)]
+    groups = [trials[start : start + PUZZLES_A_CHUNK] for start in range(0, len(trials), PUZZLES_A_CHUNK)]
+    return [[trial for of_puzzle in group for trial in of_puzzle] for group in groups]
 
 
 def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from minicos.experiments.base import (
     Experiment,
     Scale,
     Verdict,
+    grouped,
     joined,
     judged,
     means,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 TASKS = ("maze", "rotation-open")
 STEPS = 6  # of the schedule, evenly spread
 FEATURES = 64  # per step, random projections of x0_hat
-PUZZLES_A_CHUNK = 8
 RAW, MATCHED = 0.20, 0.10
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 PANELS = (
@@ -64,9 +64,7 @@ class Perturbation(Experiment):
             network = reasoner.for_task(task)
             schedule = network.schedule()
             puzzles = puzzles_for(reasoner, task, scale.puzzles)
-            trials = [trials_of(puzzle, i, len(schedule), network.latent_frames) for i, puzzle in enumerate(puzzles)]
-            groups = [trials[start : start + PUZZLES_A_CHUNK] for start in range(0, len(trials), PUZZLES_A_CHUNK)]
-            chunks = [[trial for of_puzzle in group for trial in of_puzzle] for group in groups]
+            chunks = grouped(puzzles, partial(trials_of, steps=len(schedule), frames=network.latent_frames))
             measure = partial(judged_frames, per_latent=network.frames_per_latent)
             found.append(Sweep(task, chunks, schedule, measure, (Recorder("x0_hat"),), projected))
         return found
