@@ -12,6 +12,7 @@ from minicos.errors import MinicosError
 from minicos.experiments import EXPERIMENTS, get_experiment
 from minicos.experiments.base import Scale, edge, judge, means, run_experiment, together
 from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
+from minicos.experiments.self_correction import flip_together, ways
 from minicos.tasks import get_task
 
 TINY = Scale("quick", 3)
@@ -125,3 +126,37 @@ def test_the_nearest_answer_is_found_among_several():
         for other in _both(task, puzzle):
             frame = blurred(task.render(other, 2, (60, 90))[-1])
             assert nearest_answer(frame, puzzle).shown == other.shown
+
+
+# --- self-correction ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frames", "together"),
+    [
+        (["f000", "f000", "f111", "f111"], True),
+        (["f100", "f100", "f111", "f111"], True),  # the first frame was right all along
+        (["f000", "f100", "f110", "f111"], False),
+        (["f000", "f111", "f101", "f111"], False),  # one was lost again
+    ],
+)
+def test_frames_that_flip_together(frames, together):
+    assert flip_together(frames) == together
+
+
+def test_the_ways_from_wrong_to_right_are_told_apart():
+    columns = ["puzzle", "step", "right", "readable", "frames"]
+    stories = {
+        "corrected": [(False, True, "f0"), (True, True, "f1")],
+        "decided": [(False, False, "f0"), (True, True, "f1")],
+        "lost": [(True, True, "f1"), (False, True, "f0")],
+        "always": [(True, True, "f1"), (True, True, "f1")],
+    }
+    rows = [(name, step, *state) for name, states in stories.items() for step, state in enumerate(states)]
+    shares = {row["what"]: (row["share"], row["n"]) for row in ways(pd.DataFrame(rows, columns=columns))}
+    assert shares["right at step 0"] == (0.5, 4)
+    assert shares["right at the end"] == (0.75, 4)
+    assert shares["readable and wrong, then right"] == (0.25, 4)
+    assert shares["never readable and wrong, but late right"] == (0.25, 4)
+    assert shares["right at some step, not at the end"] == (0.25, 4)
+    assert shares["all frames in the same step"] == (1.0, 2)

@@ -11,10 +11,10 @@ from minicos.experiments.budget import Budget
 from minicos.experiments.chain_of_steps import ChainOfSteps
 from minicos.experiments.commitment import Commitment
 from minicos.experiments.perturbation import Perturbation
+from minicos.experiments.self_correction import SelfCorrection
 
-EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (ChainOfSteps(), Perturbation(), Commitment(), Budget())
-}
+_ALL: tuple[Experiment, ...] = (ChainOfSteps(), Perturbation(), Commitment(), SelfCorrection(), Budget())
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 
 
 def get_experiment(name: str) -> Experiment:

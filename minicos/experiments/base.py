@@ -106,7 +106,9 @@ def judged(row: pd.Series, column: str, criterion: float) -> tuple[str, str]:
 
 
 def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
-    """One verdict from the parts of a criterion: (what, status, its numbers)."""
+    """One verdict from the parts of a criterion: (what, status, its numbers); unclear where there is none."""
+    if not parts:
+        return Verdict("unclear", "Nothing to judge by: no puzzle of this kind came up.")
     text = "; ".join(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
     return Verdict(together([status for _, status, _ in parts]), f"{text[0].upper()}{text[1:]}.")
 

@@ -1,0 +1,189 @@
+"""Self-correction: answers that change along the steps, each way apart, and repair of what was broken on purpose.
+
+From a readable wrong answer to the right one is correction; from an unreadable blend to the right one is only decision;
+and right answers can be lost. A broken estimate, re-noised, is compared with the same estimate re-noised unbroken.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judge, puzzles_for, tasks_of
+from minicos.interventions import CorruptAndRenoise, Renoise
+from minicos.measures import mean_interval, wilson_interval
+from minicos.model import Reasoner
+from minicos.runs import Run
+from minicos.sampling import Recorder, Trajectory
+from minicos.sweeps import Sweep, Trial
+from minicos.tasks import Puzzle, task_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = ("maze", "rotation-open")
+STEPS = 6
+SHARE = 0.25  # of the tokens that are broken
+CORRECTED, TOGETHER = 0.10, 0.50
+
+
+class SelfCorrection(Experiment):
+    name = "self-correction"
+    finding = "Wrong answers of early steps are corrected later, in all frames at once."
+    criterion = (
+        f"In over {100 * CORRECTED:g} % of puzzles x0_hat shows a readable wrong answer at some step, and the right one at "
+        f"the end; and of the answers that become right after step 0, over {100 * TOGETHER:g} % do so in all frames in the "
+        "same step."
+    )
+
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        found = []
+        for task in tasks_of(reasoner, TASKS):
+            network = reasoner.for_task(task)
+            schedule = network.schedule()
+            chunks = grouped(puzzles_for(reasoner, task, scale.puzzles), partial(trials_of, steps=len(schedule)))
+            measure = partial(watched, reasoner=network)
+            found.append(Sweep(task, chunks, schedule, measure, (Recorder("x0_hat"),)))
+        return found
+
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+        rows = []
+        for task, table in tables.items():
+            size = table["size"].iloc[0]
+            found = [*ways(table[table["family"] == "run"]), *repairs(table)]
+            rows += [{"task": task, "size": size, **row} for row in found]
+        return pd.DataFrame(rows)
+
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        parts = []
+        for what, criterion in (
+            ("readable and wrong, then right", CORRECTED),
+            ("all frames in the same step", TOGETHER),
+        ):
+            for _, row in summary[(summary["what"] == what) & (summary["n"] > 0)].iterrows():
+                parts.append(
+                    (f"{row['task']}: {what}", *judge(row["share"], row["low"], row["high"], criterion, row["n"]))
+                )
+        return joined(parts)
+
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=150)
+        left, right = figure.subplots(1, 2)
+        for offset, (task, colour, mark) in enumerate(zip(TASKS, ("#0072B2", "#E69F00"), "os", strict=True)):
+            of_task = summary[summary["task"] == task]
+            flips = of_task[of_task["step"] < 0]
+            if flips.empty:
+                continue
+            place = np.arange(len(flips)) + 0.15 * offset
+            left.errorbar(100 * flips["share"], place, xerr=_bars(flips), fmt=mark, color=colour, capsize=2, label=task)
+            left.set_yticks(np.arange(len(flips)), labels=flips["what"], fontsize=7)
+            for what, line in (("re-noised", "-"), ("broken and re-noised", "--")):
+                rows = of_task[of_task["what"] == what]
+                label = f"{task}, {what}"
+                right.errorbar(
+                    rows["step"],
+                    100 * rows["share"],
+                    _bars(rows),
+                    fmt=mark + line,
+                    color=colour,
+                    capsize=2,
+                    label=label,
+                )
+        left.set(xlabel="share, %", xlim=(-3, 103))
+        left.invert_yaxis()
+        left.legend(fontsize=7)
+        right.set(xlabel="before denoising step", ylabel="right at the end, %", ylim=(-3, 103))
+        right.legend(fontsize=7)
+        figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
+        return figure
+
+
+def _bars(rows: pd.DataFrame) -> NDArray:
+    return 100 * rows[["low", "high"]].sub(rows["share"], axis=0).abs().T.to_numpy()
+
+
+def trials_of(puzzle: Puzzle, index: int, steps: int) -> list[Trial]:
+    labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index}
+    found = [Trial(Run(puzzle), {**labels, "family": "run"})]
+    for s in sorted({round(s) for s in np.linspace(1, steps - 1, min(STEPS, steps - 1))}):
+        for family, done in (("re-noised", Renoise((s,))), ("broken and re-noised", CorruptAndRenoise(s, SHARE))):
+            found.append(Trial(Run(puzzle, 0, (done,)), {**labels, "family": f"{family}/{s}"}))
+    return found
+
+
+def watched(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
+    """Undisturbed runs: a row for each step, with what x0_hat shows. Others: one row, with the end.
+
+    right: the last frame's answer; readable: it shows one at all; frames: which frames hold it, a digit each.
+    """
+    estimates = {s: reasoner.decode(value) for s, value in trajectory.recorded("x0_hat").items()}
+    last = len(trajectory.schedule) - 1
+    rows = []
+    for number, run in enumerate(trajectory.runs):
+        videos = {last: trajectory.video[number]}
+        if not run.interventions:
+            videos = {s: estimates[s][number] for s in range(last)} | videos
+        rows.append([{"step": s, **shown(video, run.puzzle)} for s, video in sorted(videos.items())])
+    return rows
+
+
+def shown(video: NDArray[np.uint8], puzzle: Puzzle) -> dict[str, object]:
+    task = task_of(puzzle)
+    holding = "".join(str(int(task.holds(video, puzzle, frame))) for frame in range(1, len(video)))
+    right = task.score(video, puzzle).answer
+    return {"right": right, "readable": task.decode(video, puzzle) is not None, "frames": f"f{holding}"}
+
+
+def ways(table: pd.DataFrame) -> list[dict[str, object]]:
+    """The ways from step to step, as shares of puzzles, and how many flips are of all frames at once."""
+    groups = [group.sort_values("step") for _, group in table.groupby("puzzle")]
+    right = np.array([group["right"].to_numpy() for group in groups])
+    readable = np.array([group["readable"].to_numpy() for group in groups])
+    wrong_before = (readable & ~right).any(1)
+    end = right[:, -1]
+    shares = {
+        "right at step 0": right[:, 0],
+        "right at the end": end,
+        "readable and wrong, then right": wrong_before & end,
+        "never readable and wrong, but late right": ~wrong_before & ~right[:, 0] & end,
+        "right at some step, not at the end": right.any(1) & ~end,
+    }
+    late = [group for group, start, finish in zip(groups, right[:, 0], end, strict=True) if finish and not start]
+    shares["all frames in the same step"] = np.array([flip_together(group["frames"].tolist()) for group in late], bool)
+    return [{"what": what, "step": -1, **_share(values)} for what, values in shares.items() if len(values)]
+
+
+def _share(values: NDArray[np.bool_]) -> dict[str, object]:
+    low, high = wilson_interval(values)
+    return {"n": len(values), "share": float(values.mean()), "low": low, "high": high}
+
+
+def flip_together(frames: list[str]) -> bool:
+    """Whether every frame that was wrong at step 0 becomes right for good in one and the same step."""
+    holds = np.array([[digit == "1" for digit in row[1:]] for row in frames])  # the first character makes it a text
+    since = [len(holds) - int(np.argmin(column[::-1])) if not column.all() else 0 for column in holds.T]
+    return len({step for step in since if step > 0}) == 1
+
+
+def repairs(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Right at the end after each kind of restart, and what breaking costs, puzzle by puzzle."""
+    others = table[table["family"] != "run"]
+    found: dict[int, dict[str, NDArray]] = {}
+    for family, group in others.groupby("family"):
+        what, step = family.split("/")
+        found.setdefault(int(step), {})[what] = group.sort_values("puzzle")["right"].to_numpy()
+    rows = []
+    for step, kinds in sorted(found.items()):
+        rows += [{"what": what, "step": step, **_share(values)} for what, values in sorted(kinds.items())]
+        cost = kinds["re-noised"].astype(float) - kinds["broken and re-noised"].astype(float)
+        low, high = mean_interval(cost)
+        rows.append(
+            {"what": "cost of breaking", "step": step, "n": len(cost), "share": cost.mean(), "low": low, "high": high}
+        )
+    return rows
