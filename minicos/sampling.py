@@ -115,7 +115,7 @@ def sample_runs(
     extent, grid = _extents(reasoner, condition)
     _check_recorders(reasoner, schedule, recorders)
     _check_interventions(reasoner, schedule, everyone, grid[0])
-    sharing = Sharing(reasoner, everyone, schedule)
+    sharing = Sharing(reasoner, runs, schedule)
     state = _State.beginning([track for batch in sharing.batches(0, batch_size) for track in batch], reasoner, extent)
     records: Records = {}
     for step in schedule:

@@ -1,7 +1,7 @@
 """Which runs are still equal: runs of one puzzle and seed share their way until an intervention parts them.
 
-Until its first intervention acts, a run is the undisturbed run of its puzzle and seed, and is not computed itself. Each
-run that is computed at a step is a *track*.
+Until its first intervention acts, a run is the undisturbed run of its puzzle and seed, and is not computed itself. A
+run that only others need is computed as long as they need it. Each run that is computed at a step is a *track*.
 """
 
 from __future__ import annotations
@@ -10,19 +10,35 @@ from collections.abc import Sequence
 
 from minicos.flow import Step
 from minicos.model import Reasoner
-from minicos.runs import Address, Intervention, Run
+from minicos.runs import Address, Intervention, Run, company
 
 
 class Sharing:
-    """The tracks of `runs` (with the company that they need) at every step of a schedule."""
+    """The tracks of `runs`, and of the company that they need, at every step of a schedule."""
 
     def __init__(self, reasoner: Reasoner, runs: Sequence[Run], schedule: Sequence[Step]) -> None:
-        self.runs = list(dict.fromkeys(runs))
+        self.runs = list(dict.fromkeys(company(runs)))
         places = [addresses(reasoner, step) for step in schedule]
-        interventions = {intervention for run in self.runs for intervention in run.interventions}
-        begins = {intervention: _first(intervention, places) for intervention in interventions}
-        self._begins = {run: min((begins[i] for i in run.interventions), default=len(places)) for run in self.runs}
         self._length = len(places)
+        acts = {i: _acting(i, places) for i in {i for run in self.runs for i in run.interventions}}
+        self._begins = {
+            run: min((acts[i][0] for i in run.interventions if acts[i]), default=self._length) for run in self.runs
+        }
+        self._ends = self._needed_until(set(runs), {i: steps[-1] + 1 if steps else 0 for i, steps in acts.items()})
+
+    def _needed_until(self, wanted: set[Run], over: dict[Intervention, int]) -> dict[Run, int]:
+        """For each run the step from which on nobody needs it; `over`: the same for what an intervention needs."""
+        ends = {run: self._length if run in wanted else 0 for run in self.runs}
+        changed = True
+        while changed:  # what a needed run needs is needed too
+            changed = False
+            for run in self.runs:
+                for intervention in run.interventions:
+                    end = min(ends[run], over[intervention])
+                    for other in intervention.needs(run):
+                        if ends[other] < end:
+                            ends[other], changed = end, True
+        return ends
 
     def track(self, run: Run, step: int) -> Run:
         """The run that is computed in the place of `run` at this step."""
@@ -44,11 +60,14 @@ class Sharing:
         """Tracks that are connected by need, in the order of their first run."""
         group_of: dict[Run, list[Run]] = {}
         for run in self.runs:
+            if self._ends[run] <= step:
+                continue
             track = self.track(run, step)
             group = group_of.setdefault(track, [track])
             if track is not run:
                 continue
-            for other in (self.track(n, step) for i in run.interventions for n in i.needs(run)):
+            needed = (n for i in run.interventions for n in i.needs(run) if self._ends[n] > step)
+            for other in (self.track(n, step) for n in needed):
                 joining = group_of.setdefault(other, [other])
                 if joining is not group:
                     group += joining
@@ -69,7 +88,6 @@ def addresses(reasoner: Reasoner, step: Step) -> list[Address]:
     return sites + [Address("block", step, expert, branch, block) for branch in branches for block in blocks]
 
 
-def _first(intervention: Intervention, places: list[list[Address]]) -> int:
-    """The first step at which it acts; the number of steps where it never does."""
-    acting = (step for step, addresses in enumerate(places) if any(intervention.acts(at) for at in addresses))
-    return next(acting, len(places))
+def _acting(intervention: Intervention, places: list[list[Address]]) -> list[int]:
+    """The steps at which it acts."""
+    return [step for step, addresses in enumerate(places) if any(intervention.acts(at) for at in addresses)]

@@ -26,7 +26,7 @@ from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.flow import Step
 from minicos.model import Reasoner
-from minicos.runs import Run, company
+from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory, sample_runs
 from minicos.sharing import Sharing
 
@@ -64,7 +64,7 @@ class Sweep:
         """Videos that pass through the network, all steps and both branches of guidance counted."""
         total = 0
         for chunk in self.chunks:
-            runs = company([trial.run for trial in chunk])
+            runs = [trial.run for trial in chunk]
             network = reasoner.for_task(runs[0].puzzle.task)
             total += Sharing(network, runs, self.schedule).evaluations()
         return total * (2 if max(reasoner.settings.guidance) > 1 else 1)

@@ -24,7 +24,7 @@ from minicos.interventions import (
 )
 from minicos.runs import Batch, Run, company, noise_for
 from minicos.sampling import Recorder, sample, sample_runs
-from minicos.sharing import Sharing
+from minicos.sharing import Sharing, addresses
 from minicos.tasks import TASKS, get_task
 
 STEPS = 4
@@ -293,30 +293,37 @@ def test_shared_prefixes_and_batches_change_outcomes_by_less_than_1e_4(reasoner,
 def test_a_run_is_computed_from_its_first_intervention_on(reasoner):
     puzzle, other = mazes(2)
     schedule = reasoner.schedule(STEPS)
-    count = lambda *runs: Sharing(reasoner, company(runs), schedule).evaluations()  # noqa: E731
+    count = lambda *runs: Sharing(reasoner, runs, schedule).evaluations()  # noqa: E731
     assert count(Run(puzzle)) == STEPS
     assert count(Run(puzzle), Run(puzzle), Run(puzzle, 0, (Noise(steps=()),))) == STEPS
     assert count(Run(puzzle), Run(puzzle, 0, (noise_at_step(3),))) == STEPS + 1
     assert count(Run(puzzle, 0, (noise_at_step(3),))) == STEPS  # the undisturbed run ends where it begins
     assert count(Run(puzzle), Run(puzzle, 1), Run(other)) == 3 * STEPS
     swap = SwapHidden(Run(other), block=1, steps=(2,))
-    assert count(Run(puzzle, 0, (swap,))) == 2 * STEPS
+    assert count(Run(puzzle, 0, (swap,))) == STEPS + 3  # the donor is needed until step 2
+    ensemble = Average(seeds=(0, 1, 2), steps=(0,))
+    assert count(Run(puzzle, 0, (ensemble,))) == STEPS + 2  # its peers at step 0 only
+    assert count(*(Run(puzzle, seed, (ensemble,)) for seed in (0, 1, 2))) == 3 * STEPS
     noises = [Run(puzzle, 0, (noise_at_step(s),)) for s in range(STEPS)]
     # one begins at each step, and the undisturbed run is needed until the last has begun
     assert count(*noises) == sum(range(1, STEPS + 1)) + STEPS - 1
 
 
 def test_runs_that_need_each_other_share_a_batch(reasoner):
-    sharing = Sharing(reasoner, company(many_runs(4)), reasoner.schedule(STEPS))
+    many, schedule = many_runs(4), reasoner.schedule(STEPS)
+    sharing = Sharing(reasoner, many, schedule)
     for step in range(STEPS):
         batches = sharing.batches(step, 5)
         tracks = [track for batch in batches for track in batch]
         assert len(tracks) == len(set(tracks))
-        assert set(tracks) == {sharing.track(run, step) for run in sharing.runs}
+        assert set(tracks) <= {sharing.track(run, step) for run in sharing.runs}
+        assert set(tracks) >= {sharing.track(run, step) for run in many if run in sharing.runs}
         for batch in batches:
             for track in batch:
-                needed = {sharing.track(n, step) for i in track.interventions for n in i.needs(track)}
-                assert needed <= set(batch)
+                acting = [
+                    i for i in track.interventions if any(i.acts(at) for at in addresses(reasoner, schedule[step]))
+                ]
+                assert {sharing.track(n, step) for i in acting for n in i.needs(track)} <= set(batch)
 
 
 def test_company_is_complete_and_has_no_doubles():

@@ -10,10 +10,11 @@ from minicos.experiments.base import Experiment
 from minicos.experiments.budget import Budget
 from minicos.experiments.chain_of_steps import ChainOfSteps
 from minicos.experiments.commitment import Commitment
+from minicos.experiments.ensemble import Ensemble
 from minicos.experiments.perturbation import Perturbation
 from minicos.experiments.self_correction import SelfCorrection
 
-_ALL: tuple[Experiment, ...] = (ChainOfSteps(), Perturbation(), Commitment(), SelfCorrection(), Budget())
+_ALL: tuple[Experiment, ...] = (ChainOfSteps(), Perturbation(), Commitment(), SelfCorrection(), Ensemble(), Budget())
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 
 

@@ -35,9 +35,9 @@ class SelfCorrection(Experiment):
     name = "self-correction"
     finding = "Wrong answers of early steps are corrected later, in all frames at once."
     criterion = (
-        f"In over {100 * CORRECTED:g} % of puzzles x0_hat shows a readable wrong answer at some step, and the right one at "
-        f"the end; and of the answers that become right after step 0, over {100 * TOGETHER:g} % do so in all frames in the "
-        "same step."
+        f"In over {100 * CORRECTED:g} % of puzzles x0_hat shows a readable wrong answer at some step, and the right "
+        "one at the end; and of the answers that become right after step 0, "
+        f"over {100 * TOGETHER:g} % do so in all frames in the same step."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:

@@ -1,0 +1,160 @@
+"""Ensemble: hidden states of several seeds averaged at step 0, beside what else several seeds can be used for.
+
+Always against the mean of the single seeds, puzzle by puzzle, and with what each row costs: passes through the network
+for one answer. A gain that an average of the initial noise or of the outputs has too says nothing about hidden states.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judged, means, puzzles_for, tasks_of
+from minicos.interventions import Average
+from minicos.model import Reasoner
+from minicos.runs import Intervention, Run
+from minicos.sampling import Trajectory
+from minicos.sweeps import Sweep, Trial
+from minicos.tasks import Puzzle, task_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASK = "maze"
+SEEDS = (0, 1, 2)
+WINDOW = (0.5, 0.75)  # of the blocks: the paper's layers 20 to 29 of 40
+MORE = 4  # times as many puzzles as elsewhere: small gains need them
+GAIN = 0.03  # what the paper reports
+
+
+class Ensemble(Experiment):
+    name = "ensemble"
+    finding = "Averaging hidden states of the middle blocks over 3 seeds at step 0 solves more puzzles."
+    criterion = (
+        f"The average over the paper's share of the blocks gains over {100 * GAIN:g} points over the mean of the "
+        "single seeds, and more than 0 over the best control of its kind (initial noise, velocity, x0_hat averaged)."
+    )
+
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        (task,) = tasks_of(reasoner, (TASK,))
+        network = reasoner.for_task(task)
+        schedule, blocks = network.schedule(), len(network.transformer.blocks)
+        puzzles = puzzles_for(reasoner, task, MORE * scale.puzzles)
+        measure = partial(judged_together, reasoner=network)
+        main = grouped(puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
+        longer = grouped(puzzles, partial(trials_of, conditions={"3x steps": ()}, steps=3 * len(schedule)))
+        windows = grouped(puzzles[: scale.puzzles], partial(trials_of, conditions=sliding(blocks), steps=len(schedule)))
+        return [
+            Sweep("main", main, schedule, measure),
+            Sweep("3x-steps", longer, network.schedule(3 * len(schedule)), measure),
+            Sweep("windows", windows, schedule, measure),
+        ]
+
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+        table = pd.concat(tables.values(), ignore_index=True)
+        single = table[table["condition"] == "single seeds"].groupby("puzzle")["right"].mean()
+        groups = ["task", "size", "condition", "evaluations", "puzzle"]
+        of_puzzle = table.groupby(groups)[["right", "solved"]].mean().reset_index()
+        of_puzzle["gain"] = of_puzzle["right"] - single.loc[of_puzzle["puzzle"]].to_numpy()
+        hidden = of_puzzle[of_puzzle["condition"] == "hidden states"].set_index("puzzle")["right"]
+        of_puzzle["behind_hidden"] = hidden.loc[of_puzzle["puzzle"]].to_numpy() - of_puzzle["right"]
+        return means(of_puzzle, groups[:-1], ["right", "solved", "gain", "behind_hidden"])
+
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        rows = summary.set_index("condition")
+        best = rows.loc[["initial noise, matched", "velocity", "x0_hat"]]["right"].idxmax()
+        parts = [("gain over single seeds", *judged(rows.loc["hidden states"], "gain", GAIN))]
+        parts.append((f"gain over the average of {best}", *judged(rows.loc[best], "behind_hidden", 0.0)))
+        return joined(parts)
+
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        rows = summary.sort_values("gain").reset_index(drop=True)
+        figure = Figure(figsize=(8, 0.28 * len(rows) + 1.6), layout="constrained", dpi=150)
+        axis = figure.subplots()
+        for place, row in rows.iterrows():
+            ours = row["condition"].startswith(("hidden", "blocks"))
+            errors = [[100 * (row["gain"] - row["gain_low"])], [100 * (row["gain_high"] - row["gain"])]]
+            colour, mark = ("#D55E00", "s") if ours else ("#0072B2", "o")
+            axis.errorbar(100 * row["gain"], place, xerr=errors, fmt=mark, color=colour, capsize=2)
+        labels = [f"{row['condition']} ({row['evaluations']:g} passes, n = {row['n']})" for _, row in rows.iterrows()]
+        axis.set_yticks(range(len(rows)), labels=labels, fontsize=7)
+        axis.axvline(0, color="#56606B", linestyle=":", linewidth=1)
+        axis.set(xlabel="right answers beyond the mean of the single seeds, points")
+        figure.suptitle(f"{title}; squares: hidden states; bars: 95 %", fontsize=9)
+        return figure
+
+
+def window_of(blocks: int) -> tuple[int, ...]:
+    """The paper's share of the blocks."""
+    return tuple(range(int(WINDOW[0] * blocks), max(int(WINDOW[1] * blocks), int(WINDOW[0] * blocks) + 1)))
+
+
+def conditions(blocks: int) -> dict[str, tuple[Intervention, ...]]:
+    """What is averaged at step 0; each member goes on with latents of its own unless these are averaged."""
+    window = window_of(blocks)
+    return {
+        "single seeds": (),
+        "hidden states": (Average(SEEDS, "block", window),),
+        "hidden states, matched": (Average(SEEDS, "block", window, matched=True),),
+        "hidden states and latents": (Average(SEEDS, "latents", matched=True), Average(SEEDS, "block", window)),
+        "initial noise": (Average(SEEDS, "latents"),),
+        "initial noise, matched": (Average(SEEDS, "latents", matched=True),),
+        "velocity": (Average(SEEDS, "velocity"),),
+        "x0_hat": (Average(SEEDS, "x0_hat"),),
+    }
+
+
+def sliding(blocks: int) -> dict[str, tuple[Intervention, ...]]:
+    """Windows of the same width over all blocks."""
+    width = len(window_of(blocks))
+    windows = [tuple(range(first, first + width)) for first in range(blocks - width + 1)]
+    return {f"blocks {w[0]} to {w[-1]}": (Average(SEEDS, "block", w),) for w in windows}
+
+
+def trials_of(puzzle: Puzzle, index: int, conditions: dict[str, tuple[Intervention, ...]], steps: int) -> list[Trial]:
+    """All seeds on their own, which outputs and votes are made of; of the others, one member each."""
+    found = []
+    for name, interventions in conditions.items():
+        # The peers of step 0 are passes of one step each.
+        passes = steps + (len(SEEDS) - 1 if interventions else 0)
+        labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index, "condition": name, "evaluations": passes}
+        seeds = SEEDS if name == "single seeds" else SEEDS[:1]
+        found += [Trial(Run(puzzle, seed, interventions), {**labels, "seed": seed}) for seed in seeds]
+    return found
+
+
+def judged_together(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
+    """A row for each run; with the last seed of a puzzle also what can be made of its seeds: mean, vote, best."""
+    rows = [[_row(run.puzzle, video)] for run, video in zip(trajectory.runs, trajectory.video, strict=True)]
+    plain: dict[Puzzle, list[int]] = {}
+    for number, run in enumerate(trajectory.runs):
+        if not run.interventions:
+            plain.setdefault(run.puzzle, []).append(number)
+    steps = len(trajectory.schedule)
+    for puzzle, members in plain.items():
+        if len(members) < len(SEEDS):
+            continue
+        mean = reasoner.decode(trajectory.latents[members].mean(0, keepdim=True))[0]
+        together = {"outputs": _row(puzzle, mean)}
+        answers = [task_of(puzzle).decode(trajectory.video[number], puzzle) for number in members]
+        # The most frequent answer; on a tie that of the first seed, and an unreadable one only if all are.
+        counts = Counter(answer for answer in answers if answer is not None)
+        winner = answers.index(counts.most_common(1)[0][0]) if counts else 0
+        together["vote"] = rows[members[winner]][0]
+        own = [rows[number][0] for number in members]
+        together["best of 3"] = max(own, key=lambda row: (row["right"], row["solved"]))
+        extra = {"evaluations": len(SEEDS) * steps, "seed": -1}
+        rows[members[-1]] += [{**row, "condition": name, **extra} for name, row in together.items()]
+    return rows
+
+
+def _row(puzzle: Puzzle, video: NDArray[np.uint8]) -> dict[str, object]:
+    score = task_of(puzzle).score(video, puzzle)
+    return {"right": score.answer, "solved": score.solved}
