@@ -104,4 +104,5 @@ def test_every_frame_of_the_oracle_holds_and_frozen_or_foreign_ones_do_not(name)
         assert not task.holds(video[:1].repeat(7, 0), puzzle, 6)
         assert not task.holds(np.concatenate([video[:1], task.render(other, 7)[1:]]), puzzle, 5)
         noise = np.random.default_rng(index).integers(0, 256, video.shape, np.uint8)
+        assert task.holds(np.concatenate([noise[:1], video[1:]]), puzzle, 6)  # whatever frame 0 has become
         assert not task.holds(np.concatenate([video[:1], noise[1:]]), puzzle, 4)

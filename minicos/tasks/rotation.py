@@ -145,11 +145,12 @@ class RotationTask(Task):
         return wrap(int(angle[0])) if distance[0] <= MATCH_DISTANCE else None
 
     def holds(self, video: Video, puzzle: RotationPuzzle, frame: int) -> bool:
-        angle = self.decode(video[[0, frame]], puzzle)
-        if angle is None:
-            return False
+        shape, colours, _ = puzzle.panels[-1]  # not as frame 0 shows it: that one may be destroyed
+        panel = self._panels(video[frame : frame + 1], puzzle)[:, -1]
+        angle, distance = match_angle(panel, cell_colours(shape, colours))
         most = 180 / (len(video) - 1) + TOLERANCE
-        return any(abs(wrap(round(angle - turned_by(turn, frame, len(video))))) <= most for turn in puzzle.turns)
+        near = any(abs(wrap(round(angle[0] - turned_by(turn, frame, len(video))))) <= most for turn in puzzle.turns)
+        return near and bool(distance[0] <= MATCH_DISTANCE)
 
     def score(self, video: Video, puzzle: RotationPuzzle) -> Score:
         check_video(video)
