@@ -173,41 +173,71 @@ def from_tokens(tokens: Tensor, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Which hidden states of a pass: in these frames, a region of the puzzle's task (`Task.regions`, or "all")."""
+
+    region: str = "all"
+    frames: Some = None
+
+    def mask(self, rows: list[int], batch: Batch) -> Tensor:
+        """Bool (rows, tokens, 1)."""
+        frames = torch.tensor([_among(frame, self.frames) for frame in range(batch.grid[0])])
+        regions = torch.stack([batch.region(row, self.region) for row in rows])
+        return (frames.view(1, -1, 1, 1) & regions[:, None]).flatten(1)[..., None]
+
+
+@dataclass(frozen=True)
 class SwapHidden(Intervention):
     """Replace the output of one block by another run's, at the same step (paper: latent swap).
 
-    donor: the other run, denoised beside this one. region: which tokens ("all", or a region of the puzzle's task, see
-    `Task.regions`), in which frames. branch: of guidance; both where None. An undisturbed donor with the run's own
-    puzzle and seed is the run itself, which is a null.
+    donor: the other run, denoised beside this one. branch: of guidance; both where None. An undisturbed donor with the
+    run's own puzzle and seed is the run itself, which is a null.
     """
 
     donor: Run
     block: int
     steps: Some = (0,)
-    region: str = "all"
-    frames: Some = None
+    tokens: Tokens = Tokens()
     branch: Branch | None = None
 
     def indices(self) -> dict[str, Some]:
-        return {"step": self.steps, "block": (self.block,), "frame": self.frames}
+        return {"step": self.steps, "block": (self.block,), "frame": self.tokens.frames}
 
     def needs(self, run: Run) -> tuple[Run, ...]:
         return () if self._is_itself(run) else (self.donor,)
 
     def acts(self, at: Address) -> bool:
         here = at.site == "block" and at.block == self.block and _among(at.step.index, self.steps)
-        return here and self.frames != () and self.branch in (None, at.branch)
+        return here and self.tokens.frames != () and self.branch in (None, at.branch)
 
     def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
-        frames = torch.tensor([_among(frame, self.frames) for frame in range(batch.grid[0])])
-        regions = torch.stack([batch.region(row, self.region) for row in rows])
-        mask = (frames.view(1, -1, 1, 1) & regions[:, None]).flatten(1)[..., None]
         # Its own row, not the donor's: rows that are equal in exact arithmetic may differ in the last bits.
         sources = [row if self._is_itself(batch.runs[row]) else batch.row_of(self.donor) for row in rows]
-        return torch.where(mask.to(value.device), value[sources], value[rows])
+        return torch.where(self.tokens.mask(rows, batch).to(value.device), value[sources], value[rows])
 
     def _is_itself(self, run: Run) -> bool:
         return self.donor == Run(run.puzzle, run.seed)
+
+
+@dataclass(frozen=True)
+class NoiseHidden(Intervention):
+    """Replace the output of one block by noise, each token with the norm that it had: what any swap would break."""
+
+    block: int
+    steps: Some = (0,)
+    tokens: Tokens = Tokens()
+
+    def indices(self) -> dict[str, Some]:
+        return {"step": self.steps, "block": (self.block,), "frame": self.tokens.frames}
+
+    def acts(self, at: Address) -> bool:
+        here = at.site == "block" and at.block == self.block and _among(at.step.index, self.steps)
+        return here and self.tokens.frames != ()
+
+    def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
+        noise = batch.noise(rows, tuple(value.shape[1:]), at.step.index, f"hidden {at.branch} {self.block}").to(value)
+        noise *= value[rows].norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+        return torch.where(self.tokens.mask(rows, batch).to(value.device), noise, value[rows])
 
 
 @dataclass(frozen=True)

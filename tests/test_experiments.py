@@ -160,3 +160,45 @@ def test_the_ways_from_wrong_to_right_are_told_apart():
     assert shares["never readable and wrong, but late right"] == (0.25, 4)
     assert shares["right at some step, not at the end"] == (0.25, 4)
     assert shares["all frames in the same step"] == (1.0, 2)
+
+
+# --- swap -----------------------------------------------------------------------------------------------------------
+
+
+def swap_table(flipped: int) -> pd.DataFrame:
+    """40 pairs solved both ways and 5 not; at block 3 of 6 the goal's swap makes `flipped` of the 40 B's."""
+    rows = []
+    for pair in range(45):
+        common = {"task": "maze", "size": 5, "pair": pair, "blocks": 6}
+        solved = pair < 40
+        rows += [
+            {**common, "donor": f"run {side}", "when": "-", "region": "-", "block": -1, "answer": side, "right": solved}
+            for side in "AB"
+        ]
+        for block, donor, region in ((2, "B", "goal"), (3, "B", "goal"), (3, "noise", "all"), (3, "B", "all")):
+            becomes = region == "all" and donor == "B" or (region == "goal" and block == 3 and pair < flipped)
+            answer = "B" if becomes else "" if donor == "noise" else "A"
+            rows.append(
+                {
+                    **common,
+                    "donor": donor,
+                    "when": "first step",
+                    "region": region,
+                    "block": block,
+                    "answer": answer,
+                    "right": answer == "A",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("flipped", "status"), [(30, "shown"), (0, "not shown"), (10, "unclear")])
+def test_a_swap_is_judged_by_the_telling_region_of_solved_pairs(flipped, status):
+    swap = get_experiment("swap")
+    summary = swap.summarise({"maze": swap_table(flipped)}, {})
+    assert (summary["n"] == 40).all()
+    assert swap.verdict(summary).status == status
+    assert np.allclose(summary[["stays_a", "becomes_b", "neither"]].sum(axis=1), 1)
+    noise = summary[summary["donor"] == "noise"].iloc[0]
+    assert (noise["neither"], noise["becomes_b"]) == (1, 0)
+    assert len(swap.plot(summary, "test").axes) == 2

@@ -13,10 +13,12 @@ from minicos.interventions import (
     Average,
     CorruptAndRenoise,
     Noise,
+    NoiseHidden,
     NoiseUp,
     Places,
     Renoise,
     SwapHidden,
+    Tokens,
     from_tokens,
     noise_at_frame,
     noise_at_step,
@@ -65,7 +67,7 @@ def test_nulls_are_bit_identical_at_equal_batch_composition(reasoner, null):
     if null == "self-swap":
         null = (SwapHidden(Run(one), block=1, steps=None),)
     elif null == "swap of no frame":
-        null = (SwapHidden(Run(other), block=1, frames=()),)
+        null = (SwapHidden(Run(other), block=1, tokens=Tokens(frames=())),)
     changed = run_all(reasoner, Run(other), Run(one, 0, null))
     untouched = run_all(reasoner, Run(other), Run(one))
     assert torch.equal(changed.latents, untouched.latents)
@@ -191,7 +193,7 @@ def test_corruption_moves_tokens_and_keeps_their_values():
 def test_a_swap_takes_the_donors_tokens_in_its_region_and_frames(reasoner, branch):
     one, other = mazes(2)
     donor = Run(other, 5)
-    swap = SwapHidden(donor, block=1, steps=(1,), frames=(1,), branch=branch)
+    swap = SwapHidden(donor, block=1, steps=(1,), tokens=Tokens(frames=(1,)), branch=branch)
     run = run_all(reasoner, Run(one, 0, (swap,)), donor, Run(one))
     guided = max(reasoner.settings.guidance) > 1
     for which in ("cond", "uncond")[: 1 + guided]:
@@ -223,6 +225,21 @@ def test_swapping_every_token_of_the_last_block_gives_the_donors_velocity(untrai
     runs = [Run(one, 0, (swap,)), Run(other)]
     velocity = sample_runs(nano, runs, schedule=nano.schedule(1), recorders=[Recorder("velocity")]).recorded("velocity")
     assert torch.allclose(velocity[0][0], velocity[0][1], atol=1e-5)
+
+
+def test_noise_in_the_place_of_hidden_states_keeps_their_norms(reasoner):
+    puzzle = mazes(1)[0]
+    noise = NoiseHidden(block=1, steps=(2,), tokens=Tokens(frames=(0,)))
+    hidden = run_all(reasoner, Run(puzzle, 0, (noise,)), Run(puzzle)).recorded("block", "cond", 1)
+    assert torch.allclose(hidden[1][0], hidden[1][1], atol=1e-4)
+    noised, own = (states.unflatten(0, (-1, hidden[2].shape[1] // _frames(reasoner))) for states in hidden[2])
+    assert torch.allclose(noised[0].norm(dim=-1), own[0].norm(dim=-1), rtol=1e-3)
+    assert torch.nn.functional.cosine_similarity(noised[0], own[0], dim=-1).abs().mean() < 0.5
+    assert torch.allclose(noised[1:], own[1:], atol=1e-4)
+
+
+def _frames(reasoner):
+    return reasoner.latent_frames
 
 
 def test_an_ensemble_gives_its_members_one_hidden_state_and_keeps_their_latents(reasoner):
@@ -360,8 +377,8 @@ def test_regions_follow_the_board_to_the_large_canvas():
     rows, columns = tokens.nonzero()
     assert tokens.sum() == 36
     assert (rows.min() // 6, (columns.min() - 11) // 6) == puzzle.start
-    with pytest.raises(MinicosError, match="smaller than a token"):
-        task.region(puzzle, "start", 2, 2)
+    coarse = task.region(puzzle, "start", 2, 2)  # no token is half start: the one that it lies in
+    assert coarse.nonzero() == ([puzzle.start[0] * 2 // 5], [puzzle.start[1] * 2 // 5])
 
 
 @pytest.mark.parametrize(
@@ -371,7 +388,7 @@ def test_regions_follow_the_board_to_the_large_canvas():
         (lambda run: noise_at_frame(9), "frame 9 does not exist"),
         (lambda run: SwapHidden(run, block=17), "block 17 does not exist"),
         (lambda run: Average(seeds=(0,), blocks=(-1,)), "block -1 does not exist"),
-        (lambda run: SwapHidden(run, block=0, region="sky"), "no region 'sky'"),
+        (lambda run: SwapHidden(run, block=0, tokens=Tokens(region="sky")), "no region 'sky'"),
         (lambda run: SwapHidden(Run(get_task("maze").sample(0, 0, size=3)), block=0), "different sizes"),
     ],
 )

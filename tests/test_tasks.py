@@ -106,3 +106,32 @@ def test_every_frame_of_the_oracle_holds_and_frozen_or_foreign_ones_do_not(name)
         noise = np.random.default_rng(index).integers(0, 256, video.shape, np.uint8)
         assert task.holds(np.concatenate([noise[:1], video[1:]]), puzzle, 6)  # whatever frame 0 has become
         assert not task.holds(np.concatenate([video[:1], noise[1:]]), puzzle, 4)
+
+
+@pytest.mark.parametrize("name", ["maze", "maze-braided", "rotation"])
+def test_partners_share_what_they_should_and_have_another_answer(name):
+    task = get_task(name)
+    found = 0
+    for index in range(30):
+        puzzle = task.sample(0, index, size=task.sizes[:4][-1])
+        partner = task.partner(puzzle)
+        if partner is None:
+            continue
+        found += 1
+        assert task.partner(puzzle).key == partner.key != puzzle.key
+        one, other = task.render(puzzle, 7), task.render(partner, 7)
+        assert task.score(other, partner).solved
+        assert not task.score(other, puzzle).answer
+        assert not set(task.answers(puzzle)) & set(task.answers(partner))
+        if name == "rotation":
+            assert np.array_equal(one[0], other[0])
+            assert puzzle.prompt != partner.prompt
+        else:
+            assert puzzle.prompt == partner.prompt
+            assert (one[0] != other[0]).any(-1).sum() == 8  # two cells of 2 x 2 units: the old goal and the new
+    assert found > 20
+
+
+def test_an_open_rotation_has_no_partner():
+    task = get_task("rotation-open")
+    assert task.partner(task.sample(0, 0)) is None

@@ -13,8 +13,17 @@ from minicos.experiments.commitment import Commitment
 from minicos.experiments.ensemble import Ensemble
 from minicos.experiments.perturbation import Perturbation
 from minicos.experiments.self_correction import SelfCorrection
+from minicos.experiments.swap import Swap
 
-_ALL: tuple[Experiment, ...] = (ChainOfSteps(), Perturbation(), Commitment(), SelfCorrection(), Ensemble(), Budget())
+_ALL: tuple[Experiment, ...] = (
+    ChainOfSteps(),
+    Perturbation(),
+    Commitment(),
+    SelfCorrection(),
+    Swap(),
+    Ensemble(),
+    Budget(),
+)
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from random import Random
@@ -138,6 +138,18 @@ class MazeTask(Task):
 
     def length(self, puzzle: MazePuzzle) -> int:
         return len(puzzle.route) - 1
+
+    def partner(self, puzzle: MazePuzzle) -> MazePuzzle | None:
+        key = f"{puzzle.key}/partner"
+        rng = puzzle_rng(key)
+        neighbours = {cell: puzzle.neighbours(cell) for cell in np.ndindex(puzzle.size, puzzle.size)}
+        ends = _ends(neighbours, puzzle.start, puzzle.size - 1, at_least=2 if self.braided else 1)
+        ends = [cell for cell in ends if cell != puzzle.goal]
+        if not ends:
+            return None
+        goal = pick(ends, rng)
+        routes = shortest_routes(neighbours, puzzle.start, goal)
+        return replace(puzzle, key=key, goal=goal, routes=routes, shown=int(rng.random() * len(routes)))
 
     def answers(self, puzzle: MazePuzzle) -> tuple[Route, ...]:
         return puzzle.routes

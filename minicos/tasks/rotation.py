@@ -18,7 +18,7 @@ clockwise positive.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
@@ -193,6 +193,12 @@ class NamedRotation(RotationTask):
 
     def _pose(self, turns: tuple[int, ...], rng: Random) -> tuple[str, tuple[Panel, ...]]:
         return named_prompt(turns[0]), ()
+
+    def partner(self, puzzle: RotationPuzzle) -> RotationPuzzle:
+        key = f"{puzzle.key}/partner"
+        others = [turn * sign for turn in self.sizes for sign in (1, -1) if wrap(turn * sign - puzzle.turn) != 0]
+        turn = pick(others, puzzle_rng(key))
+        return replace(puzzle, key=key, size=abs(turn), prompt=named_prompt(turn), turns=(turn,), shown=0)
 
     def prompts(self) -> tuple[str, ...]:
         return tuple(named_prompt(turn * sign) for turn in self.sizes for sign in (1, -1))

@@ -1,0 +1,127 @@
+"""Swap: hidden states of another puzzle put into a run, and whether the run's answer becomes the other's.
+
+Pairs differ in one thing: the goal of a maze, or the prompt of a rotation. The table has three ways: the answer stays,
+becomes the other's, or neither. Swapping every token hands the rest of the pass over to the other run, so that it flips
+is no finding: regions are. Donors that have nothing to say (another seed, an unrelated puzzle, noise) are the controls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from minicos.experiments.base import Experiment, Scale, Verdict, joined, judged, means, puzzles_for, tasks_of
+from minicos.experiments.commitment import answered
+from minicos.interventions import NoiseHidden, SwapHidden, Tokens
+from minicos.model import Reasoner
+from minicos.runs import Intervention, Run
+from minicos.sweeps import Sweep, Trial
+from minicos.tasks import Puzzle, task_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REGIONS = {"maze": ("all", "goal", "path", "elsewhere"), "rotation": ("all", "shape")}
+TELLING = {"maze": "goal", "rotation": "shape"}  # where the pair's difference has to be known
+PAIRS = 0.5  # of the scale's puzzles: 128 pairs
+PAIRS_A_CHUNK = 4
+FLIP = 0.25
+
+
+class Swap(Experiment):
+    name = "swap"
+    finding = "Swapping the hidden states of a middle block at the first step makes the answer the other puzzle's."
+    criterion = (
+        "At the middle block and the first step, swapping the region where the pair differs makes over "
+        f"{100 * FLIP:g} % of the answers the other's."
+    )
+
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        found = []
+        for task in tasks_of(reasoner, tuple(REGIONS)):
+            network = reasoner.for_task(task)
+            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            pairs = [(puzzle, partner) for puzzle in puzzles if (partner := task_of(puzzle).partner(puzzle))]
+            pairs = pairs[: max(2, int(PAIRS * scale.puzzles))]
+            blocks = len(network.transformer.blocks)
+            trials = [trials_of(*pair, pairs[i - 1][0], i, blocks) for i, pair in enumerate(pairs)]
+            groups = [trials[start : start + PAIRS_A_CHUNK] for start in range(0, len(trials), PAIRS_A_CHUNK)]
+            chunks = [[trial for of_pair in group for trial in of_pair] for group in groups]
+            found.append(Sweep(task, chunks, network.schedule(), answered))
+        return found
+
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+        parts = []
+        for table in tables.values():
+            table["answer"] = table["answer"].astype(str)
+            clean = {side: table[table["donor"] == side].set_index("pair") for side in ("run A", "run B")}
+            both = clean["run A"]["right"] & clean["run B"]["right"]
+            swapped = table[~table["donor"].isin(clean) & table["pair"].isin(both.index[both])].copy()
+            if swapped.empty:  # nothing is to be learned from pairs that were not solved in the first place
+                continue
+            a, b = (clean[side].loc[swapped["pair"], "answer"].to_numpy() for side in ("run A", "run B"))
+            swapped["stays_a"], swapped["becomes_b"] = swapped["answer"] == a, swapped["answer"] == b
+            swapped["neither"] = ~(swapped["stays_a"] | swapped["becomes_b"])
+            by = ["task", "donor", "when", "region", "blocks", "block"]
+            parts.append(means(swapped, by, ["stays_a", "becomes_b", "neither"]))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"n": []})
+
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        if summary.empty:
+            return joined([])
+        here = summary[(summary["donor"] == "B") & (summary["when"] == "first step")]
+        here = here[here["block"] == here["blocks"] // 2]
+        rows = [row for _, row in here.iterrows() if row["region"] == TELLING[row["task"]]]
+        return joined([(f"{row['task']}, {row['region']}", *judged(row, "becomes_b", FLIP)) for row in rows])
+
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        tasks = list(summary["task"].unique()) if "task" in summary else []
+        figure = Figure(figsize=(9, 3.4 * max(1, len(tasks))), layout="constrained", dpi=150)
+        for axes, task in zip(figure.subplots(max(1, len(tasks)), 2, squeeze=False), tasks, strict=False):
+            for axis, when in zip(axes, ("first step", "all steps"), strict=True):
+                here = summary[(summary["task"] == task) & (summary["when"] == when)]
+                for (donor, region), rows in here.groupby(["donor", "region"]):
+                    ours = donor == "B"
+                    label = f"B's {region}" if ours else f"{donor}, {region}"
+                    colours = dict(zip(REGIONS[task], ("#56606B", "#D55E00", "#0072B2", "#009E73"), strict=False))
+                    colour = colours[region] if ours else "#CC79A7"
+                    marks = {"B": "o", "another seed": "x", "unrelated puzzle": "+", "noise": "*"}
+                    style = {"marker": marks[donor], "linestyle": "-" if ours else ":", "color": colour}
+                    errors = 100 * rows[["becomes_b_low", "becomes_b_high"]].sub(rows["becomes_b"], axis=0).abs()
+                    axis.errorbar(
+                        rows["block"], 100 * rows["becomes_b"], errors.T.to_numpy(), label=label, capsize=2, **style
+                    )
+                axis.set(xlabel="block", ylabel="answer becomes B's, %", ylim=(-3, 103))
+                axis.set_title(f"{task}, {when}", fontsize=9)
+                axis.legend(fontsize=6)
+        figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
+        return figure
+
+
+def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int) -> list[Trial]:
+    """Runs A and B, and A with everything that is put into it."""
+    found = [_trial(a, index, blocks, "run A", Run(a)), _trial(a, index, blocks, "run B", Run(b))]
+    donors = {"B": Run(b), "another seed": Run(a, 1), "unrelated puzzle": Run(unrelated)}
+    for block in range(blocks):
+        for when, steps in (("first step", (0,)), ("all steps", None)):
+            done: list[tuple[str, str, Intervention]] = []
+            for region in REGIONS[a.task]:
+                done.append(("B", region, SwapHidden(donors["B"], block, steps, Tokens(region))))
+            for donor in ("another seed", "unrelated puzzle"):
+                done.append((donor, "all", SwapHidden(donors[donor], block, steps)))
+            done.append(("noise", "all", NoiseHidden(block, steps)))
+            for donor, region, intervention in done:
+                run = Run(a, 0, (intervention,))
+                found.append(_trial(a, index, blocks, donor, run, when=when, region=region, block=block))
+    return found
+
+
+def _trial(
+    a: Puzzle, index: int, blocks: int, donor: str, run: Run, when: str = "-", region: str = "-", block: int = -1
+) -> Trial:
+    labels = {"task": a.task, "size": a.size, "pair": index, "blocks": blocks}
+    return Trial(run, {**labels, "donor": donor, "when": when, "region": region, "block": block})
