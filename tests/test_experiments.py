@@ -176,7 +176,7 @@ def swap_table(flipped: int) -> pd.DataFrame:
             for side in "AB"
         ]
         for block, donor, region in ((2, "B", "goal"), (3, "B", "goal"), (3, "noise", "all"), (3, "B", "all")):
-            becomes = region == "all" and donor == "B" or (region == "goal" and block == 3 and pair < flipped)
+            becomes = (region == "all" and donor == "B") or (region == "goal" and block == 3 and pair < flipped)
             answer = "B" if becomes else "" if donor == "noise" else "A"
             rows.append(
                 {
