@@ -30,11 +30,12 @@ def curve_of_run(folder: Path) -> list[Point]:
     rows: dict[int, dict[str, float]] = {}
     for path in logs:  # what was done again after a kill replaces what was lost
         for row in csv.DictReader(path.open()):
-            rows[int(row["step"])] = {name: float(value) for name, value in row.items() if value and name != "step"}
+            found = {name: float(value) for name, value in row.items() if value and name != "step"}
+            rows.setdefault(int(row["step"]), {}).update(found)
     points = []
     for end in range(WINDOW, max(rows) + 2, WINDOW):
-        losses = [row["loss"] for step, row in rows.items() if end - WINDOW <= step < end]
-        solved = {name: value for name, value in rows[end - 1].items() if name.startswith("solved")}
+        losses = [row["loss"] for step, row in rows.items() if end - WINDOW <= step < end and "loss" in row]
+        solved = {name: value for name, value in rows.get(end - 1, {}).items() if name.startswith("solved")}
         points.append(Point(end, sum(losses) / len(losses), solved))
     return points
 

@@ -203,13 +203,16 @@ class SolvedRate(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: FlowMatching, *_) -> None:
         if trainer.global_step % module.recipe.validate_every or not trainer.is_global_zero:
             return
+        found = {}
         for name, size in module.recipe.validate:
             task = get_task(name)
             puzzles = [task.sample(0, i, size=size, split="val") for i in range(self.PUZZLES)]
             outcomes = solve(module.averaged_reasoner(), puzzles)
             for moment, scores in (("", [o.end for o in outcomes]), ("_step_0", [o.step_0 for o in outcomes])):
-                rate = sum(score.solved for score in scores) / len(scores)
-                module.log(f"solved_{name}_{size}{moment}", rate, prog_bar=not moment, rank_zero_only=True)
+                found[f"solved_{name}_{size}{moment}"] = sum(score.solved for score in scores) / len(scores)
+        module.log_dict(found, prog_bar=True, logger=False, rank_zero_only=True)
+        for logger in trainer.loggers:  # by hand: what is logged by the module is repeated in every later row
+            logger.log_metrics(found, step=trainer.global_step - 1)
 
 
 class SaveState(L.Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -224,6 +225,16 @@ def test_a_curve_is_read_from_the_logs_of_a_resumed_run(tmp_path):
     assert read_curve(tmp_path / CURVE_FILE) == [first, second]
     with pytest.raises(MinicosError, match="no logs"):
         curve_of_run(tmp_path / "elsewhere")
+
+
+def test_validation_is_logged_where_it_was_done_and_nowhere_else(tmp_path):
+    stages = (Stage(1.0, {("maze", 3): 1}),)
+    recipe = replace(RECIPES["nano"], steps=40, tokens=90, stages=stages, validate=(("maze", 3),), save_every=100)
+    train("nano", tmp_path / "run", recipe=replace(recipe, validate_every=20), progress=False)
+    rows = list(csv.DictReader((tmp_path / "run" / "logs" / "version_0" / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows if row["solved_maze_3"]] == [19, 39]
+    assert [int(row["step"]) for row in rows if row["loss"]] == [9, 19, 29, 39]
+    assert all(row["solved_maze_3_step_0"] for row in rows if row["solved_maze_3"])
 
 
 def test_a_curve_that_leaves_the_band_is_told():
