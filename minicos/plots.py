@@ -116,6 +116,6 @@ def training_curve(points: Sequence[Point], others: Mapping[str, Sequence[Point]
             label = f"{task} {size}, {moment}"
             right.plot([p.step for p in known], rates, style, color=colour, marker=mark, markersize=3, label=label)
     right.set(xlabel="training step", ylabel="validation puzzles solved, %", ylim=(-3, 103))
-    right.legend(fontsize=6, ncols=2)
+    right.legend(fontsize=6, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # above, where no line runs
     figure.suptitle(title, fontsize=9)
     return figure
