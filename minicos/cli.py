@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"minicos: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("minicos: interrupted; what was written stays, and `train --resume` goes on from it", file=sys.stderr)
+        print(
+            "minicos: interrupted; what was written stays: `train --resume` or the same experiment goes on from it",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

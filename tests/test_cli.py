@@ -25,6 +25,8 @@ def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProce
         (["evaluate", "--n", "0"], "--n"),
         (["evaluate", "--n", "many"], "--n"),
         (["demo", "--seed", "-1"], "--seed"),
+        (["experiment", "teapot"], "choose from chain-of-steps"),
+        (["experiment", "budget", "--model", "giga"], "giga"),
         (["train", "--preset", "giga", "--out", "OUT"], "giga"),
         (["train", "--devices", "many", "--out", "OUT"], "many"),
         (["train", "--strategy", "magic", "--out", "OUT"], "magic"),
@@ -42,13 +44,14 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, word, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("command", ["demo", "evaluate", "train"])
+@pytest.mark.parametrize("command", ["demo", "evaluate", "train", "experiment"])
 def test_an_out_that_cannot_be_written(command, untrained_nano, tmp_path):
     occupied = tmp_path / "file"
     occupied.write_text("precious")
     model = [] if command == "train" else ["--model", untrained_nano]
+    name = ["budget"] if command == "experiment" else []
     for out in (occupied, occupied / "below"):
-        done = minicos(command, *model, "--out", out)
+        done = minicos(command, *name, *model, "--out", out)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "cannot write" in done.stderr
