@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="a name, or a checkpoint's folder (default: $MINICOS_MODEL, else nano)")
+    parser.add_argument("--model", help="a name, or a checkpoint's folder (default: $MINICOS_MODEL, else micro)")
 
 
 def _whole(text: str) -> int:

@@ -21,7 +21,7 @@ from minicos.plots import film_strip, save_video, video_wall
 from minicos.sampling import Recorder, Trajectory, sample
 from minicos.tasks import STATUSES, Score
 
-PUZZLES = 32
+PUZZLES = 16
 STRIP_ROWS = 7
 HEADER = ("model", "task", "size", "n", "solved % [95 %]", "at step 0 % [95 %]", *STATUSES[1:])
 

@@ -299,11 +299,11 @@ def save(reasoner: Reasoner, folder: Path) -> None:
 
 
 def load(name: str | Path | None = None) -> Reasoner:
-    """A Reasoner by name ("nano") or from a folder; MINICOS_MODEL, else "nano", when no name is given.
+    """A Reasoner by name ("nano") or from a folder; MINICOS_MODEL, else "micro", when no name is given.
 
     Raises MinicosError for an unknown name and for a folder that is missing, incomplete, damaged or of another kind.
     """
-    name = name or os.environ.get("MINICOS_MODEL") or "nano"
+    name = name or os.environ.get("MINICOS_MODEL") or "micro"
     folder = CHECKPOINTS / name if str(name) in shipped() else Path(name)
     if not folder.is_dir():
         raise MinicosError(f"unknown model '{name}': choose from {', '.join(shipped())}, or give a checkpoint's folder")

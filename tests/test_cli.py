@@ -89,7 +89,7 @@ def test_demo_writes_what_it_says(tmp_path):
 
 
 def test_evaluate_prints_and_writes_the_same_rates(tmp_path):
-    done = minicos("evaluate", "--n", 20, "--out", tmp_path / "report")
+    done = minicos("evaluate", "--model", "nano", "--n", 20, "--out", tmp_path / "report")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report" / "evaluation.json").read_text())
     card = (tmp_path / "report" / "README.md").read_text()

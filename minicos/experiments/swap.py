@@ -97,7 +97,8 @@ class Swap(Experiment):
                     )
                 axis.set(xlabel="block", ylabel="answer becomes B's, %", ylim=(-3, 103))
                 axis.set_title(f"{task}, {when}", fontsize=9)
-                axis.legend(fontsize=6)
+                if not here.empty:
+                    axis.legend(fontsize=6)
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
         return figure
 
