@@ -104,6 +104,18 @@ def describe_weights(reasoner: Reasoner) -> dict:
     }
 
 
+def weights_digest(reasoner: Reasoner) -> str:
+    """SHA-256 of all learned numbers, as they are in memory."""
+    import torch
+
+    digest = hashlib.sha256()
+    for module in (reasoner.transformer, reasoner.transformer_2, reasoner.text_encoder):
+        for name, value in sorted(module.state_dict().items()) if module else ():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def percent(value: float | None, interval: tuple[float, float] | None, signed: bool = False) -> str:
     if value is None or interval is None:
         return "-"

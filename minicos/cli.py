@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--out", type=Path, help="folder, resumed if it was begun (default: out/NAME-MODEL)")
     experiment.add_argument("--quick", action="store_true", help="few puzzles: about a minute on two cores")
     experiment.set_defaults(run=_experiment)
+
+    plan = commands.add_parser("plan", help="what an experiment will cost: passes, memory and time")
+    plan.add_argument("names", nargs="*", help="experiments (default: all)")
+    _add_model(plan)
+    plan.add_argument("--quick", action="store_true", help="of the quick version")
+    plan.set_defaults(run=_plan)
     return parser
 
 
@@ -137,6 +143,17 @@ def _experiment(options: argparse.Namespace) -> None:
     print((out / SUMMARY_FILE).read_text())
     print(f"{experiment.finding}\ncriterion: {experiment.criterion}\n\n{verdict.status}: {verdict.text}")
     print(f"\nwritten to {out.resolve()}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from minicos.experiments import EXPERIMENTS, get_experiment
+    from minicos.experiments.base import FULL, QUICK
+    from minicos.model import load
+    from minicos.planning import plan, plan_table
+
+    reasoner, scale = load(options.model), QUICK if options.quick else FULL
+    experiments = [get_experiment(name) for name in options.names or EXPERIMENTS]
+    print(plan_table([(experiment.name, plan(experiment.sweeps(reasoner, scale))) for experiment in experiments]))
 
 
 if __name__ == "__main__":

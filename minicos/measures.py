@@ -102,6 +102,16 @@ def angle_posterior(frame: NDArray[np.uint8], puzzle: RotationPuzzle, every: int
     return angles, weights / weights.sum() if weights.sum() > 0 else np.full(len(angles), 1 / len(angles))
 
 
+def order_known(scores: Floats, labels: NDArray) -> float:
+    """Somers' D of pairs with different labels: the share that is in the right order minus the share in the wrong one.
+
+    scores, labels: (rows,). 1 for a perfect order, 0 for none; 2 AUC - 1 with two labels. nan with a single label.
+    """
+    apart = labels[:, None].astype(float) - labels
+    above = np.sign(scores[:, None] - scores)[apart > 0]
+    return float(above.mean()) if above.size else float("nan")
+
+
 def entropy_bits(weights: Floats) -> float:
     """Of weights that sum to 1."""
     positive = weights[weights > 0]

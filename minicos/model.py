@@ -122,6 +122,14 @@ class Reasoner:
         siblings = [task for task in self.settings.siblings if self.folder and self._sibling_folder(task).is_dir()]
         return [*self.settings.tasks, *siblings]
 
+    def causal_twin(self) -> Reasoner | None:
+        """The network of the same shape with frame-causal attention, from the folder beside: micro has micro-causal,
+        micro-rotation has micro-causal-rotation. None where there is none.
+        """
+        family, dash, rest = self.settings.name.partition("-")
+        folder = self.folder.parent / f"{family}-causal{dash}{rest}" if self.folder else None
+        return _load_sibling(folder) if folder and not self.settings.causal and folder.is_dir() else None
+
     def _sibling_folder(self, task: str) -> Path:
         return self.folder.parent / self.settings.siblings[task]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,12 +29,15 @@ class Recorder:
     branch: "guided" is what the sampler moves by; "cond" and "uncond" are the two passes of guidance, equal to
         "guided" and absent, respectively, at guidance 1. Blocks know only "cond" and "uncond".
     steps: which steps, all when None. blocks: which blocks, for site "block" only.
+    reduce: what is kept of a value, (batch, ...) to (batch, ...), at once: nothing larger is ever held. All of it when
+        None, which for the blocks of a large model is more than memory has room for.
     """
 
     site: Site
     branch: Literal["guided", "cond", "uncond"] = "guided"
     steps: tuple[int, ...] | None = None
     blocks: tuple[int, ...] = ()
+    reduce: Callable[[Tensor, Batch], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
@@ -46,6 +49,10 @@ class Recorder:
 
     def wants(self, step: flow.Step) -> bool:
         return self.steps is None or step.index in self.steps
+
+    def keep(self, value: Tensor, batch: Batch) -> Tensor:
+        """What is recorded of a value."""
+        return value if self.reduce is None else self.reduce(value, batch)
 
 
 @dataclass
@@ -112,7 +119,7 @@ def sample_runs(
     schedule = reasoner.schedule() if schedule is None else schedule
     row_of = {puzzle: row for row, puzzle in enumerate(dict.fromkeys(run.puzzle for run in everyone))}
     condition = reasoner.condition(list(row_of))
-    extent, grid = _extents(reasoner, condition)
+    extent, grid = extents(reasoner, condition)
     _check_recorders(reasoner, schedule, recorders)
     _check_interventions(reasoner, schedule, everyone, grid[0])
     sharing = Sharing(reasoner, runs, schedule)
@@ -192,12 +199,11 @@ def _denoise(
     for recorder in watching:
         if recorder.site != "block" and recorder.branch in velocities:
             value = _at_site(recorder, latents, velocities[recorder.branch], at.step)
-            recorded[recorder.site, recorder.branch, None] = value
+            recorded[recorder.site, recorder.branch, None] = recorder.keep(value, batch)
     x0_hat = flow.estimate_x0(latents, velocities["guided"], at.step.sigma)
     return _Pass(batch.runs, flow.euler_step(latents, velocities["guided"], at.step), x0_hat, recorded)
 
 
-@torch.no_grad()
 def rollout(
     reasoner: Reasoner,
     puzzles: Sequence[Puzzle],
@@ -211,10 +217,21 @@ def rollout(
     say so (timestep 0), and no later frame exists. The noise is that of `sample`. Only a model that was trained with
     clean earlier frames (`micro-causal`) knows such inputs. Raises MinicosError as `sample` does.
     """
+    return rollout_runs(reasoner, [Run(puzzle, seed) for puzzle in puzzles], schedule=schedule)
+
+
+@torch.no_grad()
+def rollout_runs(
+    reasoner: Reasoner, runs: Sequence[Run], *, schedule: tuple[flow.Step, ...] | None = None
+) -> Trajectory:
+    """The same for runs that differ in puzzle and seed. Raises MinicosError for one that has interventions, too."""
+    if any(run.interventions for run in runs):
+        raise MinicosError("interventions act on all frames of a step together: a rollout takes none")
+    puzzles = [run.puzzle for run in runs]
     reasoner = _network_for(reasoner, puzzles)
     schedule = reasoner.schedule() if schedule is None else schedule
     condition = reasoner.condition(puzzles)
-    batch = Batch([Run(puzzle, seed) for puzzle in puzzles], *_extents(reasoner, condition))
+    batch = Batch(list(runs), *extents(reasoner, condition))
     latents = _State.beginning(batch.runs, reasoner, batch.extent).latents
     latents[:, :, 0] = condition.channels[:, -reasoner.latent_channels :, 0]
     for frame in range(1, latents.shape[2]):
@@ -238,7 +255,7 @@ def _network_for(reasoner: Reasoner, puzzles: Sequence[Puzzle]) -> Reasoner:
     return networks.pop()
 
 
-def _extents(reasoner: Reasoner, condition: Condition) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def extents(reasoner: Reasoner, condition: Condition) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Frames, height and width of the latents, and the same in tokens."""
     extent = tuple(condition.channels.shape[2:])
     patch = reasoner.transformer.config.patch_size
@@ -292,7 +309,7 @@ def _block_hooks(
     recorded: dict[tuple[str, str, int | None], Tensor],
 ) -> Iterator[None]:
     """Forward hooks on changed and recorded blocks for one pass; whatever happens, they are gone afterwards."""
-    wanted = {b for r in watching if r.site == "block" and r.branch == at.branch for b in r.blocks}
+    wanted = {b: r for r in watching if r.site == "block" and r.branch == at.branch for b in r.blocks}
     with ExitStack() as stack:
         for index, block in enumerate(reasoner.blocks(at.step)):
             here = replace(at, block=index)
@@ -302,7 +319,7 @@ def _block_hooks(
             def hook(module, inputs, output, here=here):
                 output = batch.changed(output, here)
                 if here.block in wanted:
-                    recorded["block", here.branch, here.block] = output.detach().clone()
+                    recorded["block", here.branch, here.block] = wanted[here.block].keep(output.detach().clone(), batch)
                 return output
 
             stack.callback(block.register_forward_hook(hook).remove)

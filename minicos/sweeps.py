@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.cards import describe_weights
+from minicos.cards import weights_digest
 from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.flow import Step
 from minicos.model import Reasoner
 from minicos.runs import Run
-from minicos.sampling import Recorder, Trajectory, sample_runs
+from minicos.sampling import Recorder, Trajectory, rollout_runs, sample_runs
 from minicos.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -47,41 +47,45 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """chunks: trials that are denoised together; all puzzles of a chunk share one canvas and one network.
+    """Runs on one network. chunks: trials that are denoised together; all puzzles of a chunk share one canvas.
 
-    measure: from the trajectory of a chunk, for each of its trials a list of rows, labels not included. features: for
-    each of its trials an array, where rows are not enough (`features_of`). recorders: what both need to have recorded.
+    measure: from the trajectory of a chunk, for each of its trials a list of rows, labels not included. features:
+    arrays by name, each with the trials as first axis, where rows are not enough (`features_of`). recorders: what both
+    need to have recorded. frame_by_frame: by `rollout`, which knows neither interventions nor recorders.
     """
 
     name: str
+    reasoner: Reasoner
     chunks: Sequence[Sequence[Trial]]
     schedule: tuple[Step, ...]
     measure: Callable[[Trajectory], list[list[dict[str, object]]]]
     recorders: tuple[Recorder, ...] = ()
-    features: Callable[[Trajectory], NDArray] | None = None
+    features: Callable[[Trajectory], dict[str, NDArray]] | None = None
+    frame_by_frame: bool = False
 
-    def evaluations(self, reasoner: Reasoner) -> int:
+    @property
+    def branches(self) -> int:
+        """Passes of one video and step: two with guidance."""
+        return 2 if max(self.reasoner.settings.guidance) > 1 else 1
+
+    def evaluations(self) -> int:
         """Videos that pass through the network, all steps and both branches of guidance counted."""
-        total = 0
-        for chunk in self.chunks:
-            runs = [trial.run for trial in chunk]
-            network = reasoner.for_task(runs[0].puzzle.task)
-            total += Sharing(network, runs, self.schedule).evaluations()
-        return total * (2 if max(reasoner.settings.guidance) > 1 else 1)
+        if self.frame_by_frame:
+            frames = self.reasoner.latent_frames - 1
+            return self.branches * frames * len(self.schedule) * sum(map(len, self.chunks))
+        sharings = (Sharing(self.reasoner, [t.run for t in chunk], self.schedule) for chunk in self.chunks)
+        return self.branches * sum(sharing.evaluations() for sharing in sharings)
 
-    def fingerprint(self, reasoner: Reasoner) -> str:
+    def fingerprint(self) -> str:
         """Equal for sweeps that give the same table on one machine."""
-        digest = hashlib.sha256()
-        for network in {reasoner.for_task(chunk[0].run.puzzle.task) for chunk in self.chunks}:
-            digest.update(json.dumps(describe_weights(network)["sha256"], sort_keys=True).encode())
-        digest.update(repr((self.name, BATCH, [asdict(step) for step in self.schedule])).encode())
+        digest = hashlib.sha256(weights_digest(self.reasoner).encode())
+        digest.update(repr((self.name, BATCH, self.frame_by_frame, [asdict(s) for s in self.schedule])).encode())
         for chunk in self.chunks:
             digest.update(repr([(trial.run, trial.labels) for trial in chunk]).encode())
         return digest.hexdigest()
 
 
 def run_sweep(
-    reasoner: Reasoner,
     sweep: Sweep,
     folder: Path,
     *,
@@ -95,7 +99,7 @@ def run_sweep(
     """
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     if rank == 0:
-        _claim(folder, sweep, sweep.fingerprint(reasoner))
+        _claim(folder, sweep, sweep.fingerprint())
     if fabric:
         fabric.barrier()
     for number, chunk in enumerate(sweep.chunks):
@@ -104,7 +108,7 @@ def run_sweep(
             advance(len(chunk))
         elif number % world == rank:
             began = time.perf_counter()
-            _run_chunk(reasoner, sweep, chunk, path)
+            _run_chunk(sweep, chunk, path)
             with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
                 times.write(f"{number},{time.perf_counter() - began:.3f}\n")
             advance(len(chunk))
@@ -113,24 +117,28 @@ def run_sweep(
     return _merged(folder, sweep, write=rank == 0)
 
 
-def features_of(sweep: Sweep, folder: Path) -> NDArray:
-    """The features of all trials of a finished sweep, (trials, ...), in their order."""
-    return np.concatenate(
-        [np.load(_chunk_file(folder, number).with_suffix(".npy")) for number in range(len(sweep.chunks))]
-    )
+def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:
+    """The features of a finished sweep by name, each (trials, ...), in the trials' order."""
+    chunks = [np.load(_chunk_file(folder, number).with_suffix(".npz")) for number in range(len(sweep.chunks))]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _run_chunk(reasoner: Reasoner, sweep: Sweep, chunk: Sequence[Trial], path: Path) -> None:
-    runs = [trial.run for trial in chunk]
-    trajectory = sample_runs(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders, batch_size=BATCH)
+def _run_chunk(sweep: Sweep, chunk: Sequence[Trial], path: Path) -> None:
+    runs, schedule = [trial.run for trial in chunk], sweep.schedule
+    if sweep.frame_by_frame:
+        trajectory = rollout_runs(sweep.reasoner, runs, schedule=schedule)
+    else:
+        trajectory = sample_runs(sweep.reasoner, runs, schedule=schedule, recorders=sweep.recorders, batch_size=BATCH)
     measured = sweep.measure(trajectory)
     rows = [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
     if sweep.features is not None:
         buffer = io.BytesIO()
-        np.save(buffer, sweep.features(trajectory))
-        _replace(path.with_suffix(".npy"), buffer.getvalue())
+        np.savez(buffer, **sweep.features(trajectory))
+        _replace(path.with_suffix(".npz"), buffer.getvalue())
     # Last: a chunk is done once its rows are there.
-    _replace(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g").encode())
+    _replace(
+        path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan").encode()
+    )
 
 
 def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:

@@ -93,11 +93,13 @@ def blurred(frame):
 def test_the_null_has_the_errors_of_the_picture_at_other_places(name):
     task = get_task(name)
     puzzle = task.sample(0, 1)
-    right = task.render(puzzle, 2)[-1]
-    assert np.array_equal(scattered(right, puzzle, "x"), right)
-    null = scattered(blurred(right), puzzle, "x")
+    right = task.render(puzzle, 3)
+    assert np.array_equal(scattered(right, right, puzzle, "x"), right)
+    null = scattered(blurred(right), right, puzzle, "x")
     assert not np.array_equal(null, blurred(right))
-    other = scattered(blurred(right), puzzle, "y")
+    errors, moved = (np.abs(video.astype(int) - right).sum((1, 2, 3)) for video in (blurred(right), null))
+    assert (moved <= errors).all()  # clipped at black and white, else equal
+    other = scattered(blurred(right), right, puzzle, "y")
     assert not np.array_equal(null, other)
 
 
@@ -109,7 +111,8 @@ def test_a_blend_of_two_answers_leaves_more_open_than_its_null(name):
         puzzle = task.sample(0, index, size=5 if name == "maze-braided" else 90)
         frames = [task.render(nearest, 2)[-1].astype(float) for nearest in _both(task, puzzle)]
         blend = ((frames[0] + frames[1]) / 2).astype(np.uint8)
-        extra.append(left_open(blend, puzzle)[1] - left_open(scattered(blend, puzzle, str(index)), puzzle)[1])
+        null = scattered(blend[None], frames[0][None].astype(np.uint8), puzzle, str(index))[0]
+        extra.append(left_open(blend, puzzle)[1] - left_open(null, puzzle)[1])
     assert np.mean(extra) > 0.1
 
 

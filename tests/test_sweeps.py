@@ -41,7 +41,7 @@ def counted(function):
 Path.write_bytes = counted(Path.write_bytes)
 sweeps.os.replace = counted(os.replace)
 reasoner = load(model)
-sweeps.run_sweep(reasoner, test_sweeps.sweep_of(reasoner), folder)
+sweeps.run_sweep(test_sweeps.sweep_of(reasoner), folder)
 """
 
 
@@ -52,11 +52,11 @@ def sweep_of(reasoner, steps: int = STEPS) -> Sweep:
         trials = [Trial(Run(puzzle), {"puzzle": index, "noise": "none"})]
         trials += [Trial(Run(puzzle, 0, (noise_at_step(s),)), {"puzzle": index, "noise": s}) for s in range(steps)]
         chunks.append(trials)
-    return Sweep("noise", chunks, reasoner.schedule(steps), measure, features=features)
+    return Sweep("noise", reasoner, chunks, reasoner.schedule(steps), measure, features=features)
 
 
 def features(trajectory):
-    return trajectory.latents.flatten(1)[:, :5].numpy()
+    return {"latents": trajectory.latents.flatten(1)[:, :5].numpy()}
 
 
 def measure(trajectory):
@@ -103,16 +103,16 @@ def test_a_sweep_killed_at_any_write_resumes_to_the_same_table(model, undisturbe
 
 def test_the_table_has_a_row_for_each_trial_and_its_labels(model, undisturbed, tmp_path):
     reasoner, seen = load(model), []
-    table = run_sweep(reasoner, sweep_of(reasoner), tmp_path / "sweep", advance=seen.append)
+    table = run_sweep(sweep_of(reasoner), tmp_path / "sweep", advance=seen.append)
     assert seen == [STEPS + 1] * CHUNKS
     assert list(table.columns) == ["puzzle", "noise", "mean", "first"]
     assert len(table) == CHUNKS * (STEPS + 1)
     assert set(table["noise"].astype(str)) == {"none", "0", "1", "2"}
     on_disk = pd.read_csv(tmp_path / "sweep" / TABLE_FILE)
     assert len(on_disk) == len(table)
-    again = run_sweep(reasoner, sweep_of(reasoner), tmp_path / "sweep")
+    again = run_sweep(sweep_of(reasoner), tmp_path / "sweep")
     assert again.equals(table)
-    kept = features_of(sweep_of(reasoner), tmp_path / "sweep")
+    kept = features_of(sweep_of(reasoner), tmp_path / "sweep")["latents"]
     assert kept.shape == (CHUNKS * (STEPS + 1), 5)
     assert np.allclose(kept[:, 0], table["first"])
 
@@ -121,32 +121,32 @@ def test_evaluations_are_counted_with_what_is_shared(model):
     reasoner = load(model)
     branches = 2 if max(reasoner.settings.guidance) > 1 else 1
     each = STEPS + sum(range(1, STEPS + 1))
-    assert sweep_of(reasoner).evaluations(reasoner) == branches * CHUNKS * each
+    assert sweep_of(reasoner).evaluations() == branches * CHUNKS * each
 
 
 def test_another_sweeps_folder_is_refused_and_kept(untrained_nano, tmp_path):
     reasoner, folder = load(untrained_nano), tmp_path / "sweep"
-    run_sweep(reasoner, sweep_of(reasoner), folder)
+    run_sweep(sweep_of(reasoner), folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(MinicosError, match="holds another sweep"):
-        run_sweep(reasoner, sweep_of(reasoner, steps=2), folder)
+        run_sweep(sweep_of(reasoner, steps=2), folder)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder / SWEEP_FILE).write_text("{")
     with pytest.raises(MinicosError, match="cannot be read"):
-        run_sweep(reasoner, sweep_of(reasoner), folder)
+        run_sweep(sweep_of(reasoner), folder)
     (folder / SWEEP_FILE).unlink()
     with pytest.raises(MinicosError, match="unknown sweep"):
-        run_sweep(reasoner, sweep_of(reasoner), folder)
+        run_sweep(sweep_of(reasoner), folder)
 
 
 @pytest.mark.parametrize("damage", ["", "other,columns\n1,2\n"])
 def test_a_damaged_chunk_is_named_and_the_others_are_kept(untrained_nano, tmp_path, damage):
     reasoner, folder = load(untrained_nano), tmp_path / "sweep"
-    table = run_sweep(reasoner, sweep_of(reasoner), folder)
+    table = run_sweep(sweep_of(reasoner), folder)
     chunk = folder / "chunks" / "000002.csv"
     chunk.write_text(damage)
     with pytest.raises(MinicosError, match=r"000002.csv .*delete it") as caught:
-        run_sweep(reasoner, sweep_of(reasoner), folder)
+        run_sweep(sweep_of(reasoner), folder)
     assert "\n" not in str(caught.value)
     chunk.unlink()
-    assert run_sweep(reasoner, sweep_of(reasoner), folder).equals(table)
+    assert run_sweep(sweep_of(reasoner), folder).equals(table)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from minicos.errors import MinicosError
 from minicos.experiments.base import Experiment
 from minicos.experiments.budget import Budget
+from minicos.experiments.causal_twin import CausalTwin
 from minicos.experiments.chain_of_steps import ChainOfSteps
 from minicos.experiments.commitment import Commitment
 from minicos.experiments.ensemble import Ensemble
+from minicos.experiments.layers import Layers
+from minicos.experiments.perception_first import PerceptionFirst
 from minicos.experiments.perturbation import Perturbation
 from minicos.experiments.self_correction import SelfCorrection
 from minicos.experiments.swap import Swap
@@ -20,9 +23,12 @@ _ALL: tuple[Experiment, ...] = (
     Perturbation(),
     Commitment(),
     SelfCorrection(),
+    PerceptionFirst(),
+    Layers(),
     Swap(),
     Ensemble(),
     Budget(),
+    CausalTwin(),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 

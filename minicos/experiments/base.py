@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from minicos.cards import EVALUATION_FILE, rows_of
+from minicos.cards import EVALUATION_FILE, Row, rows_of
 from minicos.errors import MinicosError
 from minicos.evaluation import held_out
 from minicos.files import prepare_folder
@@ -65,7 +65,7 @@ class Experiment(ABC):
         """What is to be run."""
 
     @abstractmethod
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         """Means with intervals, from the tables of the sweeps, and the features of those that keep some, by name."""
 
     @abstractmethod
@@ -148,20 +148,34 @@ def edge(reasoner: Reasoner, task: str) -> int:
     Without an evaluation the smallest trained size; for a model that does not say what it was trained on, the task's
     smallest.
     """
+    rows = _evaluated(reasoner, task)
+    at_edge = [row for row in rows if EDGE[0] <= row.end <= EDGE[1]] or [row for row in rows if row.end >= EDGE[0]]
+    return max(at_edge, key=lambda row: row.gap).size if at_edge else _smallest(reasoner, task)
+
+
+def solid(reasoner: Reasoner, task: str) -> int:
+    """The largest size that the model solves almost always (over EDGE); the edge where there is none."""
+    sizes = [row.size for row in _evaluated(reasoner, task) if row.end > EDGE[1]]
+    return max(sizes) if sizes else edge(reasoner, task)
+
+
+def _evaluated(reasoner: Reasoner, task: str) -> list[Row]:
+    """What the checkpoint's evaluation says of the sizes of a task that it was trained on, all frames together."""
     network = reasoner.for_task(task)
-    sizes = network.settings.tasks.get(task, get_task(task).sizes)
     path = network.folder / EVALUATION_FILE if network.folder else None
     if path is None or not path.exists():
-        return min(sizes)
-    rows = [row for row in rows_of(json.loads(path.read_text())) if row.task == task and row.length == "all"]
-    rows = [row for row in rows if row.trained and not row.rollout]
-    at_edge = [row for row in rows if EDGE[0] <= row.end <= EDGE[1]] or [row for row in rows if row.end >= EDGE[0]]
-    return max(at_edge, key=lambda row: row.gap).size if at_edge else min(sizes)
+        return []
+    rows = rows_of(json.loads(path.read_text()))
+    return [row for row in rows if row.task == task and row.length == "all" and row.trained and not row.rollout]
 
 
-def puzzles_for(reasoner: Reasoner, task: str, n: int) -> list[Puzzle]:
-    """n test puzzles of a task at the model's edge."""
-    return held_out(task, edge(reasoner, task), n)
+def _smallest(reasoner: Reasoner, task: str) -> int:
+    return min(reasoner.for_task(task).settings.tasks.get(task, get_task(task).sizes))
+
+
+def puzzles_for(reasoner: Reasoner, task: str, n: int, size: Callable[[Reasoner, str], int] = edge) -> list[Puzzle]:
+    """n test puzzles of a task at the model's edge, or where it is solid."""
+    return held_out(task, size(reasoner, task), n)
 
 
 def tasks_of(reasoner: Reasoner, names: Sequence[str]) -> list[str]:
@@ -181,7 +195,7 @@ def run_experiment(experiment: Experiment, reasoner: Reasoner, out: Path, scale:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         work = bar.add_task(experiment.name, total=sum(len(chunk) for sweep in sweeps for chunk in sweep.chunks))
         tables = {
-            sweep.name: run_sweep(reasoner, sweep, out / sweep.name, advance=lambda done: bar.advance(work, done))
+            sweep.name: run_sweep(sweep, out / sweep.name, advance=lambda done: bar.advance(work, done))
             for sweep in sweeps
         }
     features = {s.name: features_of(s, out / s.name) for s in sweeps if s.features is not None}

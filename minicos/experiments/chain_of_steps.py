@@ -8,6 +8,7 @@ shown side by side, and each picture beside its null: the right answer with the 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from minicos.model import Reasoner
 from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory
 from minicos.sweeps import Sweep, Trial
-from minicos.tasks import Puzzle, task_of
+from minicos.tasks import Puzzle, Video, task_of
 from minicos.tasks.base import puzzle_rng
 from minicos.tasks.maze import MazePuzzle
 
@@ -54,14 +55,12 @@ class ChainOfSteps(Experiment):
             for i, puzzle in enumerate(puzzles_for(reasoner, task, n))
         ]
 
-        def measure(trajectory: Trajectory) -> list[list[dict[str, object]]]:
-            return measured(reasoner, trajectory)
-
-        schedule = reasoner.for_task(task).schedule()
+        network = reasoner.for_task(task)
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
-        return Sweep(task, chunked(trials), schedule, measure, (Recorder("x0_hat"), Recorder("x0_hat", "cond")))
+        recorders = (Recorder("x0_hat"), Recorder("x0_hat", "cond"))
+        return Sweep(task, network, chunked(trials), network.schedule(), partial(measured, network), recorders)
 
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         table["extra_candidates"] = table["candidates"] - table["null_candidates"]
         end = table["step"] == table.groupby("task")["step"].transform("max")
@@ -118,7 +117,8 @@ def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, 
             rows, trajectory.puzzles, trajectory.video, guided, cond, strict=True
         ):
             score = task_of(puzzle).score(video, puzzle)
-            null = scattered(blend[-1], nearest_answer(end[-1], puzzle), f"{puzzle.key}/{step.index}")
+            right = task_of(puzzle).render(nearest_answer(end[-1], puzzle), 2)
+            null = scattered(blend[-1:], right[-1:], puzzle, f"{puzzle.key}/{step.index}")[0]
             found = {"status": score.status, "solved": score.solved, "answer": score.answer}
             found |= dict(zip(("candidates", "entropy"), left_open(blend[-1], puzzle), strict=True))
             found |= dict(zip(("null_candidates", "null_entropy"), left_open(null, puzzle), strict=True))
@@ -142,16 +142,17 @@ def nearest_answer(frame: NDArray[np.uint8], puzzle: Puzzle) -> Puzzle:
     return shown[int(np.argmin([np.square(end - frame).sum() for end in ends]))]
 
 
-def scattered(frame: NDArray[np.uint8], puzzle: Puzzle, key: str) -> NDArray[np.uint8]:
-    """The null: the right answer with the errors of `frame`, the error of each cell at the place of a random other one.
+def scattered(video: Video, right: Video, puzzle: Puzzle, key: str) -> Video:
+    """The null: the right video with the errors of `video`, the errors of each cell at the place of a random other one.
 
-    Returned at the board's native size, where a cell is 4 x 4 pixels.
+    Both (frames, height, width, 3). Returned at the board's native size, where a cell is 4 x 4 pixels.
     """
-    right = task_of(puzzle).render(puzzle, 2)[-1].astype(float)
-    errors = puzzle.board.read(frame[None])[0] - right
-    rows, columns = (side // CELL for side in errors.shape[:2])
-    cells = errors.reshape(rows, CELL, columns, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(-1, CELL, CELL, 3)
-    order = list(range(len(cells)))
+    drawn, seen = puzzle.board.read(right), puzzle.board.read(video)
+    frames, *sides = seen.shape[:3]
+    rows, columns = (side // CELL for side in sides)
+    cells = (seen - drawn).reshape(frames, rows, CELL, columns, CELL, 3).transpose(1, 3, 0, 2, 4, 5)
+    order = list(range(rows * columns))
     puzzle_rng(key).shuffle(order)
-    moved = cells[order].reshape(rows, columns, CELL, CELL, 3).transpose(0, 2, 1, 3, 4)
-    return (right + moved.reshape(right.shape)).clip(0, 255).round().astype(np.uint8)
+    moved = cells.reshape(rows * columns, frames, CELL, CELL, 3)[order].reshape(cells.shape)
+    errors = moved.transpose(2, 0, 3, 1, 4, 5).reshape(seen.shape)
+    return (drawn + errors).clip(0, 255).round().astype(np.uint8)

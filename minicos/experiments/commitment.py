@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 SEVERAL, SINGLE = ("maze-braided", "rotation-open"), ("maze",)
 STEPS = 6  # of the schedule, evenly spread, step 0 left out: there a restart is another seed
-DRAWS = 4  # restarts of each run at each step, and independent seeds
+BACK = 3  # of these: the second form costs twice as much
+DRAWS = 2  # restarts of each run at each step, and independent seeds
 EARLY, LATE = 0.5, 0.8
 
 
@@ -46,17 +47,17 @@ class Commitment(Experiment):
         for task in tasks_of(reasoner, (*SEVERAL, *SINGLE)):
             network = reasoner.for_task(task)
             schedule = network.schedule()
-            chosen = restarts(len(schedule))
+            chosen = restarts(len(schedule), STEPS)
             puzzles = puzzles_for(reasoner, task, scale.puzzles)
             plain = partial(first_form, chosen=chosen)
-            found.append(Sweep(task, grouped(puzzles, plain), schedule, answered))
-            for s in chosen:
+            found.append(Sweep(task, network, grouped(puzzles, plain), schedule, answered))
+            for s in restarts(len(schedule), BACK):
                 back = turned_back(schedule, at=s, to=s // 2)
                 second = partial(second_form, step=s)
-                found.append(Sweep(f"{task}-back-{s}", grouped(puzzles, second), back, answered))
+                found.append(Sweep(f"{task}-back-{s}", network, grouped(puzzles, second), back, answered))
         return found
 
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         table["answer"] = table["answer"].astype(str)  # a table of angles alone was read as numbers
         rows = []
@@ -116,8 +117,8 @@ class Commitment(Experiment):
         return figure
 
 
-def restarts(steps: int) -> list[int]:
-    return sorted({round(s) for s in np.linspace(1, steps - 1, min(STEPS, steps - 1))})
+def restarts(steps: int, count: int) -> list[int]:
+    return sorted({round(s) for s in np.linspace(1, steps - 1, min(count, steps - 1))})
 
 
 def first_form(puzzle: Puzzle, index: int, chosen: list[int]) -> list[Trial]:

@@ -50,12 +50,12 @@ class Ensemble(Experiment):
         longer = grouped(puzzles, partial(trials_of, conditions={"3x steps": ()}, steps=3 * len(schedule)))
         windows = grouped(puzzles[: scale.puzzles], partial(trials_of, conditions=sliding(blocks), steps=len(schedule)))
         return [
-            Sweep("main", main, schedule, measure),
-            Sweep("3x-steps", longer, network.schedule(3 * len(schedule)), measure),
-            Sweep("windows", windows, schedule, measure),
+            Sweep("main", network, main, schedule, measure),
+            Sweep("3x-steps", network, longer, network.schedule(3 * len(schedule)), measure),
+            Sweep("windows", network, windows, schedule, measure),
         ]
 
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         single = table[table["condition"] == "single seeds"].groupby("puzzle")["right"].mean()
         groups = ["task", "size", "condition", "evaluations", "puzzle"]

@@ -66,17 +66,17 @@ class Perturbation(Experiment):
             puzzles = puzzles_for(reasoner, task, scale.puzzles)
             chunks = grouped(puzzles, partial(trials_of, steps=len(schedule), frames=network.latent_frames))
             measure = partial(judged_frames, per_latent=network.frames_per_latent)
-            found.append(Sweep(task, chunks, schedule, measure, (Recorder("x0_hat"),), projected))
+            found.append(Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat"),), projected))
         return found
 
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         parts = []
         for name, table in tables.items():
             clean = table[table["family"] == "clean"].set_index("puzzle")["right"].astype(float)
             table["loss"] = clean.loc[table["puzzle"]].to_numpy() - table["right"].astype(float)
             summary = means(table, ["task", "size", "family", "at", "erased"], ["right", "solved", "loss"])
             summary["dissimilarity"] = [
-                dissimilarity(features[name], table, row["family"], row["at"], row["erased"])
+                dissimilarity(features[name]["x0_hat"], table, row["family"], row["at"], row["erased"])
                 for _, row in summary.iterrows()
             ]
             parts += [summary, contrasts(table)]
@@ -163,11 +163,11 @@ def judged_frames(trajectory: Trajectory, per_latent: int) -> list[list[dict[str
     return rows
 
 
-def projected(trajectory: Trajectory) -> NDArray:
+def projected(trajectory: Trajectory) -> dict[str, NDArray]:
     """Of x0_hat at every step, FEATURES random projections, (runs, steps, FEATURES); the same ones for every puzzle."""
     estimates = torch.stack(list(trajectory.recorded("x0_hat").values()), 1).flatten(2).float().cpu()
     directions = torch.randn(estimates.shape[-1], FEATURES, generator=torch.Generator().manual_seed(0))
-    return (estimates @ directions / estimates.shape[-1] ** 0.5).numpy().astype(np.float32)
+    return {"x0_hat": (estimates @ directions / estimates.shape[-1] ** 0.5).numpy().astype(np.float32)}
 
 
 def dissimilarity(features: NDArray, table: pd.DataFrame, family: str, at: int, erased: float) -> float:

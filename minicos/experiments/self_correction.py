@@ -47,10 +47,10 @@ class SelfCorrection(Experiment):
             schedule = network.schedule()
             chunks = grouped(puzzles_for(reasoner, task, scale.puzzles), partial(trials_of, steps=len(schedule)))
             measure = partial(watched, reasoner=network)
-            found.append(Sweep(task, chunks, schedule, measure, (Recorder("x0_hat"),)))
+            found.append(Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat"),)))
         return found
 
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         rows = []
         for task, table in tables.items():
             size = table["size"].iloc[0]

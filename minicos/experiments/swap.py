@@ -2,7 +2,8 @@
 
 Pairs differ in one thing: the goal of a maze, or the prompt of a rotation. The table has three ways: the answer stays,
 becomes the other's, or neither. Swapping every token hands the rest of the pass over to the other run, so that it flips
-is no finding: regions are. Donors that have nothing to say (another seed, an unrelated puzzle, noise) are the controls.
+is no finding: regions are. After the last block it is the other's own velocity: as much as one step can do. Donors that
+have nothing to say (another seed, an unrelated puzzle, noise) are the controls.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, joined, judged, means, puzzles_for, tasks_of
+from minicos.experiments.base import Experiment, Scale, Verdict, joined, judged, means, puzzles_for, solid, tasks_of
 from minicos.experiments.commitment import answered
 from minicos.interventions import NoiseHidden, SwapHidden, Tokens
 from minicos.model import Reasoner
@@ -23,8 +24,20 @@ from minicos.tasks import Puzzle, task_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REGIONS = {"maze": ("all", "goal", "path", "elsewhere"), "rotation": ("all", "shape")}
+REGIONS = {"maze": ("all", "start", "goal", "path", "elsewhere"), "rotation": ("all", "shape", "elsewhere")}
 TELLING = {"maze": "goal", "rotation": "shape"}  # where the pair's difference has to be known
+LAST_FRAME = "last frame"
+# Each region its colour and mark; the controls share a colour.
+REGION_STYLES = {
+    "all": ("#56606B", "o"),
+    "start": ("#E69F00", "v"),
+    "goal": ("#D55E00", "s"),
+    "shape": ("#D55E00", "s"),
+    "path": ("#0072B2", "^"),
+    "elsewhere": ("#009E73", "D"),
+    LAST_FRAME: ("#000000", "P"),
+}
+DONOR_MARKS = {"another seed": "x", "unrelated puzzle": "+", "noise": "*"}
 PAIRS = 0.5  # of the scale's puzzles: 128 pairs
 PAIRS_A_CHUNK = 4
 FLIP = 0.25
@@ -42,17 +55,18 @@ class Swap(Experiment):
         found = []
         for task in tasks_of(reasoner, tuple(REGIONS)):
             network = reasoner.for_task(task)
-            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            # Only pairs that are solved undisturbed say anything, so not at the edge.
+            puzzles = puzzles_for(reasoner, task, scale.puzzles, solid)
             pairs = [(puzzle, partner) for puzzle in puzzles if (partner := task_of(puzzle).partner(puzzle))]
             pairs = pairs[: max(2, int(PAIRS * scale.puzzles))]
-            blocks = len(network.transformer.blocks)
-            trials = [trials_of(*pair, pairs[i - 1][0], i, blocks) for i, pair in enumerate(pairs)]
+            extent = len(network.transformer.blocks), network.latent_frames
+            trials = [trials_of(*pair, pairs[i - 1][0], i, *extent) for i, pair in enumerate(pairs)]
             groups = [trials[start : start + PAIRS_A_CHUNK] for start in range(0, len(trials), PAIRS_A_CHUNK)]
             chunks = [[trial for of_pair in group for trial in of_pair] for group in groups]
-            found.append(Sweep(task, chunks, network.schedule(), answered))
+            found.append(Sweep(task, network, chunks, network.schedule(), answered))
         return found
 
-    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, NDArray]) -> pd.DataFrame:
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         parts = []
         for table in tables.values():
             table["answer"] = table["answer"].astype(str)
@@ -87,10 +101,8 @@ class Swap(Experiment):
                 for (donor, region), rows in here.groupby(["donor", "region"]):
                     ours = donor == "B"
                     label = f"B's {region}" if ours else f"{donor}, {region}"
-                    colours = dict(zip(REGIONS[task], ("#56606B", "#D55E00", "#0072B2", "#009E73"), strict=False))
-                    colour = colours[region] if ours else "#CC79A7"
-                    marks = {"B": "o", "another seed": "x", "unrelated puzzle": "+", "noise": "*"}
-                    style = {"marker": marks[donor], "linestyle": "-" if ours else ":", "color": colour}
+                    colour, mark = REGION_STYLES[region] if ours else ("#CC79A7", DONOR_MARKS[donor])
+                    style = {"marker": mark, "linestyle": "-" if ours else ":", "color": colour}
                     errors = 100 * rows[["becomes_b_low", "becomes_b_high"]].sub(rows["becomes_b"], axis=0).abs()
                     axis.errorbar(
                         rows["block"], 100 * rows["becomes_b"], errors.T.to_numpy(), label=label, capsize=2, **style
@@ -103,21 +115,31 @@ class Swap(Experiment):
         return figure
 
 
-def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int) -> list[Trial]:
+def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int, frames: int) -> list[Trial]:
     """Runs A and B, and A with everything that is put into it."""
     found = [_trial(a, index, blocks, "run A", Run(a)), _trial(a, index, blocks, "run B", Run(b))]
-    donors = {"B": Run(b), "another seed": Run(a, 1), "unrelated puzzle": Run(unrelated)}
     for block in range(blocks):
-        for when, steps in (("first step", (0,)), ("all steps", None)):
-            done: list[tuple[str, str, Intervention]] = []
-            for region in REGIONS[a.task]:
-                done.append(("B", region, SwapHidden(donors["B"], block, steps, Tokens(region))))
-            for donor in ("another seed", "unrelated puzzle"):
-                done.append((donor, "all", SwapHidden(donors[donor], block, steps)))
-            done.append(("noise", "all", NoiseHidden(block, steps)))
-            for donor, region, intervention in done:
-                run = Run(a, 0, (intervention,))
-                found.append(_trial(a, index, blocks, donor, run, when=when, region=region, block=block))
+        for when, donor, region, intervention in conditions(a, b, unrelated, block, frames):
+            run = Run(a, 0, (intervention,))
+            found.append(_trial(a, index, blocks, donor, run, when=when, region=region, block=block))
+    return found
+
+
+def conditions(
+    a: Puzzle, b: Puzzle, unrelated: Puzzle, block: int, frames: int
+) -> list[tuple[str, str, str, Intervention]]:
+    """(when, donor, region, what is done) for one block. At all steps only what is judged, and all tokens beside it."""
+    donor = Run(b)
+    found: list[tuple[str, str, str, Intervention]] = []
+    for region in REGIONS[a.task]:
+        found.append(("first step", "B", region, SwapHidden(donor, block, (0,), Tokens(region))))
+    last = Tokens("all", (frames - 1,))
+    found.append(("first step", "B", LAST_FRAME, SwapHidden(donor, block, (0,), last)))
+    for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(unrelated))):
+        found.append(("first step", name, "all", SwapHidden(other, block, (0,))))
+    found.append(("first step", "noise", "all", NoiseHidden(block, (0,))))
+    for region in ("all", TELLING[a.task]):
+        found.append(("all steps", "B", region, SwapHidden(donor, block, None, Tokens(region))))
     return found
 
 

@@ -1,0 +1,153 @@
+"""Causal twin: the same network with frame-causal attention, trained on the same puzzles for as long.
+
+If reasoning went along frames, a network that looks at earlier frames only, and works them out one after the other,
+should lose nothing. The mask alone does not make a chain of frames, since all frames are still denoised together; so
+the twin is run both ways, jointly and frame by frame. At equal steps a rollout costs more passes; it is also run with
+few steps a frame, and then costs as much. The control is the network's own weights under the mask, which it never
+learned to live with. And at equal solved rate, on the puzzles that both solve: what does noise cost each of them?
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    chunked,
+    edge,
+    joined,
+    judged,
+    means,
+    puzzles_for,
+    solid,
+    tasks_of,
+)
+from minicos.experiments.perturbation import judged_frames
+from minicos.interventions import noise_at_frame, noise_at_step
+from minicos.model import Reasoner
+from minicos.runs import Intervention, Run
+from minicos.sweeps import Sweep, Trial
+from minicos.tasks import Puzzle
+from minicos.variants import frame_causal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TASK = "maze"
+JOINT, MASKED, TWIN, ROLLOUT = "network", "network, masked", "twin", "twin, frame by frame"
+STYLES = {JOINT: ("#0072B2", "o"), MASKED: ("#56606B", "x"), TWIN: ("#E69F00", "s"), ROLLOUT: ("#D55E00", "^")}
+AHEAD = 0.10
+
+
+class CausalTwin(Experiment):
+    name = "causal-twin"
+    finding = "Reasoning does not go along frames: a network that has to work out frame after frame solves less."
+    criterion = (
+        "At the edge and with as many steps (for each frame), the network solves over "
+        f"{100 * AHEAD:g} points more mazes than its causal twin does frame by frame."
+    )
+
+    def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
+        (task,) = tasks_of(reasoner, (TASK,))
+        network = reasoner.for_task(task)
+        twin = network.causal_twin()
+        found = []
+        for where in (edge, solid):
+            puzzles = puzzles_for(network, task, scale.puzzles, where)
+            runs = partial(trials_of, puzzles=puzzles, where=where.__name__)
+            own = len(network.schedule())
+            few = max(1, own // (network.latent_frames - 1))  # a rollout with so few a frame costs as much as one run
+            ways = [(JOINT, network, own), (JOINT, network, few), (MASKED, frame_causal(network), own)]
+            if twin:
+                ways += [(way, twin, steps) for way in (TWIN, ROLLOUT) for steps in (own, few)]
+            for way, model, steps in ways:
+                found.append(sweep_of(model, way, steps, runs(way=way, steps=steps)))
+            if where is solid and twin:
+                done = {
+                    "noise at frame": noise_at_frame(network.latent_frames // 2),
+                    "noise at step": noise_at_step(own // 2),
+                }
+                for way, model in ((JOINT, network), (TWIN, twin)):
+                    for family, noise in done.items():
+                        trials = runs(way=way, steps=own, family=family, interventions=(noise,))
+                        found.append(sweep_of(model, way, own, trials))
+        return found
+
+    def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
+        table = pd.concat(tables.values(), ignore_index=True)
+        own = table["steps"].max()
+        plain = table[table["family"] == "run"]
+        clean = {way: plain[(plain["way"] == way) & (plain["steps"] == own)] for way in (JOINT, TWIN)}
+        solved = {way: rows.set_index(["where", "puzzle"])["solved"] for way, rows in clean.items()}
+        keys = pd.MultiIndex.from_frame(table[["where", "puzzle"]])
+        table["behind"] = solved[JOINT].loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
+        by = ["where", "size", "way", "steps", "family"]
+        parts = [means(table[table["family"] == "run"], by, ["solved", "right", "behind"])]
+        noised = table[table["family"] != "run"]
+        if len(noised):
+            both = solved[JOINT] & solved[TWIN].reindex(solved[JOINT].index, fill_value=False)
+            noised = noised[both.loc[pd.MultiIndex.from_frame(noised[["where", "puzzle"]])].to_numpy()]
+            parts += [means(noised, by, ["solved", "right"])] if len(noised) else []
+        return pd.concat(parts, ignore_index=True)
+
+    def verdict(self, summary: pd.DataFrame) -> Verdict:
+        rows = summary[(summary["way"] == ROLLOUT) & (summary["where"] == "edge") & (summary["family"] == "run")]
+        if rows.empty:
+            return Verdict("unclear", "Nothing to judge by: no causal twin of this network was trained.")
+        most = rows[rows["steps"] == rows["steps"].max()]
+        return joined([(f"mazes of size {row['size']}", *judged(row, "behind", AHEAD)) for _, row in most.iterrows()])
+
+    def plot(self, summary: pd.DataFrame, title: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 3), layout="constrained", dpi=150)
+        axes = figure.subplots(1, 3)
+        for axis, where in zip(axes, ("edge", "solid"), strict=False):
+            here = summary[(summary["where"] == where) & (summary["family"] == "run")]
+            _bars(axis, here, "solved", [f"{row['way']}, {row['steps']} steps" for _, row in here.iterrows()])
+            axis.set(xlabel="solved, %")
+            axis.set_title(f"{where}: maze {here['size'].iloc[0]}, n = {here['n'].iloc[0]}", fontsize=9)
+        noised = summary[summary["family"] != "run"]
+        _bars(axes[2], noised, "right", [f"{row['way']}, {row['family']}" for _, row in noised.iterrows()])
+        axes[2].set(xlabel="still right, %")
+        axes[2].set_title("of the mazes that both solve", fontsize=9)
+        figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
+        return figure
+
+
+def sweep_of(model: Reasoner, way: str, steps: int, trials: list[Trial]) -> Sweep:
+    labels = trials[0].labels
+    name = (
+        "-".join(str(labels[key]) for key in ("where", "way", "steps", "family")).replace(", ", "-").replace(" ", "-")
+    )
+    measure = partial(judged_frames, per_latent=model.frames_per_latent)
+    return Sweep(name, model, chunked(trials), model.schedule(steps), measure, frame_by_frame=way == ROLLOUT)
+
+
+def trials_of(
+    puzzles: list[Puzzle],
+    where: str,
+    way: str,
+    steps: int,
+    family: str = "run",
+    interventions: tuple[Intervention, ...] = (),
+) -> list[Trial]:
+    labels = {"where": where, "size": puzzles[0].size, "way": way, "steps": steps, "family": family}
+    return [Trial(Run(p, 0, interventions), {**labels, "puzzle": i}) for i, p in enumerate(puzzles)]
+
+
+def _bars(axis: Axes, rows: pd.DataFrame, column: str, names: list[str]) -> None:
+    for place, (_, row) in enumerate(rows.iterrows()):
+        colour, mark = STYLES[row["way"]]
+        errors = [[100 * (row[column] - row[f"{column}_low"])], [100 * (row[f"{column}_high"] - row[column])]]
+        axis.errorbar(100 * row[column], place, xerr=errors, fmt=mark, color=colour, capsize=2)
+    axis.set_yticks(range(len(rows)), labels=names, fontsize=7)
+    axis.set_xlim(-3, 103)
+    axis.invert_yaxis()

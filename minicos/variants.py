@@ -1,0 +1,33 @@
+"""Networks made from another one, as controls of what it has learned and of what it is."""
+
+from __future__ import annotations
+
+from copy import copy, deepcopy
+
+import torch
+
+from minicos.model import Reasoner
+from minicos.parts import make_frame_causal
+
+
+def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
+    """The same network before it has learned anything: new random weights in its blocks, for baselines."""
+    fresh = copy(reasoner)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in ("transformer", "transformer_2"):
+            learned = getattr(reasoner, part)
+            if learned is not None:
+                random = type(learned).from_config(learned.config).to(learned.device, learned.dtype)
+                setattr(fresh, part, random.eval().requires_grad_(False))
+    return frame_causal(fresh) if reasoner.settings.causal else fresh
+
+
+def frame_causal(reasoner: Reasoner) -> Reasoner:
+    """The same weights under the frame-causal mask (`parts.make_frame_causal`); the given network stays as it is."""
+    masked = copy(reasoner)
+    for part in ("transformer", "transformer_2"):
+        if getattr(reasoner, part) is not None:
+            setattr(masked, part, deepcopy(getattr(reasoner, part)))
+            make_frame_causal(getattr(masked, part))
+    return masked
