@@ -6,9 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minicos import __version__
 from minicos.errors import MinicosError
+
+if TYPE_CHECKING:
+    from lightning import Fabric
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_whole, default=0)
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--devices", default="auto", help="how many devices, or which: given to Lightning")
-    train.add_argument("--nodes", type=_positive, default=1, help="how many machines: given to Lightning")
+    _add_nodes(train)
     train.add_argument("--strategy", default="auto", help="for example ddp or fsdp: given to Lightning")
     train.set_defaults(run=_train)
 
@@ -69,7 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(experiment)
     experiment.add_argument("--out", type=Path, help="folder, resumed if it was begun (default: out/NAME-MODEL)")
     experiment.add_argument("--quick", action="store_true", help="few puzzles: about a minute on two cores")
+    _add_sharing(experiment)
     experiment.set_defaults(run=_experiment)
+
+    replicate = commands.add_parser("replicate", help="all experiments, and one report of them")
+    _add_model(replicate)
+    replicate.add_argument("--out", type=Path, required=True, help="folder, resumed if it was begun")
+    replicate.add_argument("--quick", action="store_true", help="few puzzles: minutes instead of hours")
+    _add_sharing(replicate)
+    replicate.set_defaults(run=_replicate)
 
     plan = commands.add_parser("plan", help="what an experiment will cost: passes, memory and time")
     plan.add_argument("names", nargs="*", help="experiments (default: all)")
@@ -81,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a name, or a checkpoint's folder (default: $MINICOS_MODEL, else micro)")
+
+
+def _add_nodes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=_positive, default=1, help="how many machines: given to Lightning")
+
+
+def _add_sharing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--devices", type=_positive, default=1, help="how many devices share the work (default: 1)")
+    _add_nodes(parser)
 
 
 def _whole(text: str) -> int:
@@ -133,16 +154,47 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace) -> None:
     from minicos.experiments import get_experiment
-    from minicos.experiments.base import FULL, QUICK, SUMMARY_FILE, run_experiment
+    from minicos.experiments.base import FULL, QUICK
+    from minicos.experiments.running import SUMMARY_FILE, run_experiment
     from minicos.model import load
 
     experiment, scale = get_experiment(options.name), QUICK if options.quick else FULL
-    reasoner = load(options.model)
+    fabric, reasoner = _fabric(options), load(options.model)
+    if fabric:
+        reasoner.to(fabric.device)
     out = options.out or Path("out") / f"{experiment.name}-{reasoner.settings.name}-{scale.name}"
-    verdict = run_experiment(experiment, reasoner, out, scale)
-    print((out / SUMMARY_FILE).read_text())
-    print(f"{experiment.finding}\ncriterion: {experiment.criterion}\n\n{verdict.status}: {verdict.text}")
-    print(f"\nwritten to {out.resolve()}")
+    result = run_experiment(experiment, reasoner, out, scale, fabric)
+    if result:
+        print((out / SUMMARY_FILE).read_text())
+        print(f"{experiment.finding}\ncriterion: {experiment.criterion}\n")
+        print(f"{result.verdict.status}: {result.verdict.text}\n\nwritten to {out.resolve()}")
+
+
+def _replicate(options: argparse.Namespace) -> None:
+    from minicos.experiments.base import FULL, QUICK
+    from minicos.model import load
+    from minicos.replication import REPORT_FILE, replicate
+
+    fabric, reasoner = _fabric(options), load(options.model)
+    if fabric:
+        reasoner.to(fabric.device)
+    command = f"minicos replicate --model {reasoner.settings.name} --out DIR{' --quick' if options.quick else ''}"
+    findings = replicate(reasoner, options.out, QUICK if options.quick else FULL, command, fabric)
+    for finding in findings:
+        print(f"{finding.experiment:>16}  {finding.status:<9}  {finding.text}")
+    if findings:
+        print(f"\nthe report: {(options.out / REPORT_FILE).resolve()}")
+
+
+def _fabric(options: argparse.Namespace) -> Fabric | None:
+    """The processes that share the work, launched; None for one alone."""
+    if options.devices == 1 and options.nodes == 1:
+        return None
+    from lightning import Fabric
+
+    fabric = Fabric(devices=options.devices, num_nodes=options.nodes, strategy="ddp")
+    fabric.launch()
+    return fabric
 
 
 def _plan(options: argparse.Namespace) -> None:

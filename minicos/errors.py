@@ -6,3 +6,7 @@ class MinicosError(Exception):
 
     The command line prints it and exits with code 2; in Python it is raised as it is.
     """
+
+
+class NotTrained(MinicosError):
+    """The model was trained on none of the tasks that are asked for."""

@@ -115,7 +115,7 @@ class Reasoner:
             raise MinicosError(
                 f"{self.settings.name} leaves {task} to a network in {folder}: train it into that folder"
             )
-        return _load_sibling(folder)
+        return _load_sibling(folder).to(self.device)
 
     def tasks(self) -> list[str]:
         """The tasks that the networks behind this name were trained on, as far as they are there."""
@@ -128,7 +128,8 @@ class Reasoner:
         """
         family, dash, rest = self.settings.name.partition("-")
         folder = self.folder.parent / f"{family}-causal{dash}{rest}" if self.folder else None
-        return _load_sibling(folder) if folder and not self.settings.causal and folder.is_dir() else None
+        has_one = folder and not self.settings.causal and folder.is_dir()
+        return _load_sibling(folder).to(self.device) if has_one else None
 
     def _sibling_folder(self, task: str) -> Path:
         return self.folder.parent / self.settings.siblings[task]
@@ -136,6 +137,13 @@ class Reasoner:
     @property
     def device(self) -> torch.device:
         return self.transformer.device
+
+    def to(self, device: torch.device | str) -> Reasoner:
+        """Itself, moved."""
+        for part in (self.transformer, self.transformer_2, self.vae, self.text_encoder):
+            if part is not None:
+                part.to(device)
+        return self
 
     @property
     def latent_channels(self) -> int:
@@ -309,7 +317,8 @@ def save(reasoner: Reasoner, folder: Path) -> None:
 def load(name: str | Path | None = None) -> Reasoner:
     """A Reasoner by name ("nano") or from a folder; MINICOS_MODEL, else "micro", when no name is given.
 
-    Raises MinicosError for an unknown name and for a folder that is missing, incomplete, damaged or of another kind.
+    It is on a GPU where there is one. Raises MinicosError for an unknown name and for a folder that is missing,
+    incomplete, damaged or of another kind.
     """
     name = name or os.environ.get("MINICOS_MODEL") or "micro"
     folder = CHECKPOINTS / name if str(name) in shipped() else Path(name)
@@ -330,7 +339,7 @@ def load(name: str | Path | None = None) -> Reasoner:
         from minicos.parts import make_frame_causal
 
         make_frame_causal(parts["transformer"])
-    return Reasoner(settings, **parts, folder=folder)
+    return Reasoner(settings, **parts, folder=folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @lru_cache(maxsize=4)

@@ -97,24 +97,34 @@ def run_sweep(
     fabric: a launched lightning.Fabric whose processes share the work. `advance(trials)` is told of progress. Raises
     MinicosError where the folder holds another sweep or a damaged chunk.
     """
-    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    rank = fabric.global_rank if fabric else 0
     if rank == 0:
         _claim(folder, sweep, sweep.fingerprint())
     if fabric:
         fabric.barrier()
-    for number, chunk in enumerate(sweep.chunks):
+    for number, chunk in share_of(sweep, fabric):
         path = _chunk_file(folder, number)
-        if path.exists():
-            advance(len(chunk))
-        elif number % world == rank:
+        if not path.exists():
             began = time.perf_counter()
             _run_chunk(sweep, chunk, path)
             with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
                 times.write(f"{number},{time.perf_counter() - began:.3f}\n")
-            advance(len(chunk))
+        advance(len(chunk))
     if fabric:
         fabric.barrier()
     return _merged(folder, sweep, write=rank == 0)
+
+
+def share_of(sweep: Sweep, fabric: Fabric | None) -> list[tuple[int, Sequence[Trial]]]:
+    """The chunks of this process with their numbers: of W processes every W-th."""
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    return [(number, chunk) for number, chunk in enumerate(sweep.chunks) if number % world == rank]
+
+
+def seconds_of(folder: Path) -> float:
+    """What all chunks of a sweep took, of all processes together."""
+    lines = [line for path in folder.glob(f"*-{TIMES_FILE}") for line in path.read_text().splitlines()]
+    return sum(float(line.split(",")[1]) for line in lines)
 
 
 def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:

@@ -18,8 +18,10 @@ def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
         for part in ("transformer", "transformer_2"):
             learned = getattr(reasoner, part)
             if learned is not None:
-                random = type(learned).from_config(learned.config).to(learned.device, learned.dtype)
-                setattr(fresh, part, random.eval().requires_grad_(False))
+                random = type(learned).from_config(learned.config).eval().requires_grad_(False)
+                for new, old in zip(random.parameters(), learned.parameters(), strict=True):
+                    new.data = new.data.to(old)  # one by one: some parts of a model in bf16 stay in float32
+                setattr(fresh, part, random.to(learned.device))
     return frame_causal(fresh) if reasoner.settings.causal else fresh
 
 

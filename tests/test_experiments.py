@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +16,11 @@ from PIL import Image
 from minicos import load
 from minicos.errors import MinicosError
 from minicos.experiments import EXPERIMENTS, get_experiment
-from minicos.experiments.base import Scale, edge, judge, means, run_experiment, together
+from minicos.experiments.base import Scale, edge, judge, means, together
 from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
+from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, ways
+from minicos.replication import findings_table, replicate
 from minicos.tasks import get_task
 
 TINY = Scale("quick", 3)
@@ -23,21 +31,60 @@ def reasoner(request, untrained_nano, tiny_wan_folder):
     return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
 
 
+@pytest.fixture(scope="module")
+def folder(reasoner, tmp_path_factory) -> Path:
+    """Where all experiments on one model are written: what one test has computed, another reads."""
+    return tmp_path_factory.mktemp("replication")
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_on_every_model(name, reasoner, tmp_path):
-    experiment = get_experiment(name)
-    verdict = run_experiment(experiment, reasoner, tmp_path, TINY)
-    assert verdict.status in ("shown", "not shown", "unclear")
-    assert str(verdict.text) in (tmp_path / "verdict.md").read_text()
-    summary = pd.read_csv(tmp_path / "summary.csv")
+def test_every_experiment_runs_on_every_model(name, reasoner, folder):
+    experiment, out = get_experiment(name), folder / name
+    result = run_experiment(experiment, reasoner, out, TINY)
+    assert result.verdict.status in ("shown", "not shown", "unclear")
+    assert result.verdict.text in (out / "verdict.md").read_text()
+    assert result.seconds > 0
+    summary = pd.read_csv(out / "summary.csv")
     assert (summary["n"] > 0).all()
-    with Image.open(tmp_path / "figure.png") as image:
+    with Image.open(out / "figure.png") as image:
         assert min(image.size) > 400
         assert np.asarray(image.convert("L")).std() > 5
-    assert "<svg" in (tmp_path / "figure.svg").read_text()
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.csv") if "times" not in path.name}
-    assert run_experiment(experiment, reasoner, tmp_path, TINY) == verdict
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.csv") if "times" not in path.name}
+    assert "<svg" in (out / "figure.svg").read_text()
+    before = {path: path.read_bytes() for path in out.rglob("*.csv")}
+    assert run_experiment(experiment, reasoner, out, TINY).verdict == result.verdict
+    assert before == {path: path.read_bytes() for path in out.rglob("*.csv")}
+
+
+def test_a_replication_reports_every_experiment(reasoner, folder):
+    findings = replicate(reasoner, folder, TINY, "minicos replicate")
+    assert [finding.experiment for finding in findings] == list(EXPERIMENTS)
+    report = json.loads((folder / "findings.json").read_text())
+    assert report["model"] == reasoner.settings.name
+    table = findings_table(report)
+    page = ElementTree.fromstring((folder / "report.html").read_text())
+    for finding in findings:
+        assert f"| `{finding.experiment}` |" in table
+        assert finding.n is None or finding.n[0] <= finding.n[1]  # None where no pair was solved
+        section = page.find(f".//section[@id='{finding.experiment}']")
+        image = section.find(".//img")
+        assert (
+            base64.b64decode(image.get("src").split(",")[1])
+            == (folder / finding.experiment / "figure.png").read_bytes()
+        )
+        assert finding.text in image.get("alt")
+        written = " ".join(section.itertext())
+        assert all(text in written for text in (finding.paper, finding.criterion, finding.text, finding.status))
+        rows = pd.read_csv(folder / finding.experiment / "summary.csv")
+        assert len(section.findall(".//tbody/tr")) == len(rows)
+
+
+def test_a_model_without_the_tasks_is_reported_as_not_run(untrained_nano, tmp_path):
+    reasoner = load(untrained_nano)
+    reasoner.settings = dataclasses.replace(reasoner.settings, tasks={"rotation-by-example": [90]}, siblings={})
+    findings = replicate(reasoner, tmp_path, TINY, "minicos replicate")
+    assert {finding.status for finding in findings} == {"not run"}
+    assert "was trained on none of maze" in findings[0].text
+    assert "not run" in (tmp_path / "report.html").read_text()
 
 
 def test_an_unknown_experiment_lists_the_known_ones():

@@ -7,28 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from minicos.cards import EVALUATION_FILE, Row, rows_of
-from minicos.errors import MinicosError
+from minicos.errors import NotTrained
 from minicos.evaluation import held_out
-from minicos.files import prepare_folder
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
-from minicos.sweeps import BATCH, Sweep, Trial, features_of, run_sweep
+from minicos.sweeps import BATCH, Sweep, Trial
 from minicos.tasks import Puzzle, get_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUMMARY_FILE, VERDICT_FILE, FIGURE_FILES = "summary.csv", "verdict.md", ("figure.png", "figure.svg")
 EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
 PUZZLES_A_CHUNK = 8
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
@@ -54,10 +49,16 @@ class Verdict:
 
 
 class Experiment(ABC):
-    """One finding of the paper. finding: what it claims; criterion: what would have to be seen, in numbers."""
+    """One finding of the paper.
+
+    finding: what it claims; paper: the paper's own numbers; criterion: what would have to be seen, in numbers; picture:
+    what the figure shows, for those who cannot see it.
+    """
 
     name: ClassVar[str]
     finding: ClassVar[str]
+    paper: ClassVar[str]
+    picture: ClassVar[str]
     criterion: ClassVar[str]
 
     @abstractmethod
@@ -179,32 +180,12 @@ def puzzles_for(reasoner: Reasoner, task: str, n: int, size: Callable[[Reasoner,
 
 
 def tasks_of(reasoner: Reasoner, names: Sequence[str]) -> list[str]:
-    """Those of the named tasks that the model was trained on; all where it does not say. Raises where none is left."""
+    """Those of the named tasks that the model was trained on; all where it does not say.
+
+    Raises NotTrained where none is left.
+    """
     known = reasoner.tasks() or list(names)
     found = [name for name in names if name in known]
     if not found:
-        raise MinicosError(f"{reasoner.settings.name} was trained on none of {', '.join(names)}: take another --model")
+        raise NotTrained(f"{reasoner.settings.name} was trained on none of {', '.join(names)}: take another --model")
     return found
-
-
-def run_experiment(experiment: Experiment, reasoner: Reasoner, out: Path, scale: Scale) -> Verdict:
-    """`minicos experiment`: sweeps, summary, figure and verdict in `out`; killed and run again, it goes on."""
-    sweeps = experiment.sweeps(reasoner, scale)
-    prepare_folder(out)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        work = bar.add_task(experiment.name, total=sum(len(chunk) for sweep in sweeps for chunk in sweep.chunks))
-        tables = {
-            sweep.name: run_sweep(sweep, out / sweep.name, advance=lambda done: bar.advance(work, done))
-            for sweep in sweeps
-        }
-    features = {s.name: features_of(s, out / s.name) for s in sweeps if s.features is not None}
-    summary = experiment.summarise(tables, features)
-    verdict = experiment.verdict(summary)
-    title = f"{experiment.name}: {reasoner.settings.name}, {scale.name}"
-    figure = experiment.plot(summary, title)
-    for name in FIGURE_FILES:
-        figure.savefig(out / name, metadata={"Date": None} if name.endswith("svg") else None)
-    summary.to_csv(out / SUMMARY_FILE, index=False, lineterminator="\n", float_format="%.6g")
-    (out / VERDICT_FILE).write_text(f"**{verdict.status}**: {verdict.text}\n")
-    return verdict

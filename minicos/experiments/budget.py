@@ -37,6 +37,11 @@ GAIN = 0.10
 class Budget(Experiment):
     name = "budget"
     finding = "Reasoning takes denoising steps: with fewer of them, fewer puzzles are solved."
+    paper = "Not varied: 50 steps, shift 5."
+    picture = (
+        "Solved rate against the number of denoising steps, a line for each shift of the schedule, a panel "
+        "for each task."
+    )
     criterion = f"The most steps solve more than {100 * GAIN:g} points more puzzles than a single one."
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:

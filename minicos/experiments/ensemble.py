@@ -35,6 +35,11 @@ GAIN = 0.03  # what the paper reports
 class Ensemble(Experiment):
     name = "ensemble"
     finding = "Averaging hidden states of the middle blocks over 3 seeds at step 0 solves more puzzles."
+    paper = "0.685 to 0.716 by averaging layers 20 to 29 of 40 over 3 seeds at step 0 (no ablation, no interval)."
+    picture = (
+        "Right answers beyond the mean of the single seeds, a row for each thing that was averaged, voted on "
+        "or chosen, with its cost in passes."
+    )
     criterion = (
         f"The average over the paper's share of the blocks gains over {100 * GAIN:g} points over the mean of the "
         "single seeds, and more than 0 over the best control of its kind (initial noise, velocity, x0_hat averaged)."

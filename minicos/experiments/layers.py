@@ -47,6 +47,11 @@ BASELINES = {"position": "#E69F00", "given image": "#009E73", "latents": "#CC79A
 class Layers(Experiment):
     name = "layers"
     finding = "Early blocks hold the background, later ones work out the answer."
+    paper = "Layers 0 to 9 of 40 hold background, later ones foreground and answer (maps of token energy; no rates)."
+    picture = (
+        "Against the block, a line for each denoising step: energy of the route relative to other tokens, and "
+        "the share of tokens that a linear probe reads, with baselines as horizontal lines."
+    )
     criterion = (
         f"At step 0, after {100 * JUDGED:g} % of the blocks, a probe reads the route over {100 * READ:g} points better "
         "than from the best baseline (position, given image, latents, untrained network); and there, relative to the "

@@ -37,6 +37,11 @@ STYLES = {"what": ("#56606B", "s"), "where": ("#0072B2", "o"), "when": ("#D55E00
 class PerceptionFirst(Experiment):
     name = "perception-first"
     finding = "Early steps settle what is where; when it happens comes later."
+    paper = "Described with examples; no rates."
+    picture = (
+        "How well x0_hat knows what, where and when, against the denoising step, a panel for each task; "
+        "dotted lines are the null."
+    )
     criterion = (
         "On mazes, x0_hat at step 0 knows where the route lies better than when each of its cells is reached, by over "
         f"{AHEAD:g} more than its null does."

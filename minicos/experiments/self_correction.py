@@ -34,6 +34,11 @@ CORRECTED, TOGETHER = 0.10, 0.50
 class SelfCorrection(Experiment):
     name = "self-correction"
     finding = "Wrong answers of early steps are corrected later, in all frames at once."
+    paper = "Described with examples; no rates."
+    picture = (
+        "Left: shares of puzzles by the way their answer changes along the steps. Right: right answers at the "
+        "end after x0_hat was re-noised, whole and broken, against the step."
+    )
     criterion = (
         f"In over {100 * CORRECTED:g} % of puzzles x0_hat shows a readable wrong answer at some step, and the right "
         "one at the end; and of the answers that become right after step 0, "

@@ -46,6 +46,11 @@ FLIP = 0.25
 class Swap(Experiment):
     name = "swap"
     finding = "Swapping the hidden states of a middle block at the first step makes the answer the other puzzle's."
+    paper = "Replacing the visual tokens at layer 20 of 40 at the first step flips the answer (rate not published)."
+    picture = (
+        "How often the answer becomes the other puzzle's, against the block whose hidden states were swapped, "
+        "a line for each region and control; at the first step and at all steps."
+    )
     criterion = (
         "At the middle block and the first step, swapping the region where the pair differs makes over "
         f"{100 * FLIP:g} % of the answers the other's."
