@@ -156,8 +156,11 @@ def _experiment(options: argparse.Namespace) -> None:
     from minicos.experiments import get_experiment
     from minicos.experiments.base import FULL, QUICK
     from minicos.experiments.running import SUMMARY_FILE, run_experiment
+    from minicos.files import prepare_folder
     from minicos.model import load
 
+    if options.out:
+        prepare_folder(options.out)
     experiment, scale = get_experiment(options.name), QUICK if options.quick else FULL
     fabric, reasoner = _fabric(options), load(options.model)
     if fabric:
@@ -172,9 +175,11 @@ def _experiment(options: argparse.Namespace) -> None:
 
 def _replicate(options: argparse.Namespace) -> None:
     from minicos.experiments.base import FULL, QUICK
+    from minicos.files import prepare_folder
     from minicos.model import load
     from minicos.replication import REPORT_FILE, replicate
 
+    prepare_folder(options.out)
     fabric, reasoner = _fabric(options), load(options.model)
     if fabric:
         reasoner.to(fabric.device)

@@ -70,7 +70,7 @@ def recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch) -> int:
     transformer = sweep.reasoner.transformer
     if recorder.site == "block":
         width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-        kept = recorder.keep(torch.zeros(1, math.prod(batch.grid), width, dtype=transformer.dtype), batch)
+        kept = recorder.keep(torch.ones(1, math.prod(batch.grid), width, dtype=transformer.dtype), batch)
         return steps * len(recorder.blocks) * kept.nbytes
     return steps * recorder.keep(torch.zeros(1, sweep.reasoner.latent_channels, *batch.extent), batch).nbytes
 

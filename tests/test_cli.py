@@ -27,6 +27,9 @@ def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProce
         (["demo", "--seed", "-1"], "--seed"),
         (["experiment", "teapot"], "choose from chain-of-steps"),
         (["experiment", "budget", "--model", "giga"], "giga"),
+        (["experiment", "budget", "--devices", "0"], "--devices"),
+        (["plan", "teapot"], "choose from chain-of-steps"),
+        (["replicate"], "--out"),
         (["train", "--preset", "giga", "--out", "OUT"], "giga"),
         (["train", "--devices", "many", "--out", "OUT"], "many"),
         (["train", "--strategy", "magic", "--out", "OUT"], "magic"),
@@ -44,7 +47,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments, word, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("command", ["demo", "evaluate", "train", "experiment"])
+@pytest.mark.parametrize("command", ["demo", "evaluate", "train", "experiment", "replicate"])
 def test_an_out_that_cannot_be_written(command, untrained_nano, tmp_path):
     occupied = tmp_path / "file"
     occupied.write_text("precious")
@@ -112,6 +115,17 @@ def test_a_training_run_can_be_evaluated(untrained_nano, tmp_path):
     done = minicos("evaluate", "--model", untrained_nano, "--n", 2, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not recorded" in (tmp_path / "README.md").read_text()
+
+
+def test_a_plan_is_printed_and_nothing_is_run(tmp_path):
+    done = minicos("plan", "swap", "layers", "--model", "nano", "--quick")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines()]
+    assert [(line[0].strip("| "), line[1]) for line in lines[2:]] == [
+        *(("swap", sweep) for sweep in ("maze", "rotation", "total")),
+        *(("layers", sweep) for sweep in ("trained", "untrained", "total")),
+        ("all", "total"),
+    ]
 
 
 def test_interruption_is_quiet(monkeypatch, capsys):

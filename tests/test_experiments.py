@@ -15,9 +15,10 @@ from PIL import Image
 
 from minicos import load
 from minicos.errors import MinicosError
-from minicos.experiments import EXPERIMENTS, get_experiment
+from minicos.experiments import EXPERIMENTS, get_experiment, layers
 from minicos.experiments.base import Scale, edge, judge, means, together
 from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
+from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, ways
 from minicos.replication import findings_table, replicate
@@ -252,3 +253,116 @@ def test_a_swap_is_judged_by_the_telling_region_of_solved_pairs(flipped, status)
     noise = summary[summary["donor"] == "noise"].iloc[0]
     assert (noise["neither"], noise["becomes_b"]) == (1, 0)
     assert len(swap.plot(summary, "test").axes) == 2
+
+
+# --- perception-first -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("canvas", [None, (120, 200)])
+def test_the_right_video_knows_what_where_and_when_and_a_copy_of_the_image_only_what(canvas):
+    task = get_task("maze")
+    for index in range(10):
+        puzzle = task.sample(0, index, size=5)
+        right = task.render(puzzle, 7, canvas)
+        assert orders(right, right, puzzle) == {"what": 1, "where": 1, "when": 1}
+        frozen = orders(np.repeat(right[:1], 7, axis=0), right, puzzle)
+        assert frozen == {"what": 1, "where": 0, "when": 0}
+        at_once = orders(np.concatenate([right[:1], np.repeat(right[-1:], 6, axis=0)]), right, puzzle)
+        assert at_once == {"what": 1, "where": 1, "when": 0}
+
+
+# --- layers ---------------------------------------------------------------------------------------------------------
+
+
+def layer_features(informative: bool, puzzles: int = 40) -> dict:
+    """Of 2 steps and 4 blocks; with something to read in the third block only, where route tokens have more energy."""
+    rng = np.random.default_rng(0)
+    tokens = len(layers.LABELS)
+    features = {
+        "hidden": rng.normal(size=(puzzles, 2, 4, tokens, 6)),
+        "energy": np.ones((puzzles, 2, 4, tokens)),
+        "latents": rng.normal(size=(puzzles, 2, tokens, 5)),
+        "given image": rng.normal(size=(puzzles, tokens, 5)),
+        "position": rng.normal(size=(puzzles, tokens, 5)),
+    }
+    if informative:
+        features["hidden"][:, :, 2, :, 0] += 3 * layers.LABELS
+        features["energy"][:, :, 2] += 0.5 * layers.LABELS
+    return features
+
+
+@pytest.mark.parametrize(("informative", "status"), [(True, "shown"), (False, "not shown")])
+def test_layers_are_judged_by_what_the_network_has_learned(informative, status):
+    experiment = get_experiment("layers")
+    table = pd.DataFrame({"step": [0, 5] * 40})
+    features = {"trained": layer_features(informative), "untrained": layer_features(False)}
+    summary = experiment.summarise({"trained": table, "untrained": table}, features)
+    assert experiment.verdict(summary).status == status
+    assert len(experiment.plot(summary, "test").axes) == 2
+    # An untrained network that can be read as well is the best baseline: nothing was learned.
+    both = {"trained": layer_features(informative), "untrained": layer_features(informative)}
+    same = experiment.summarise({"trained": table, "untrained": table}, both)
+    assert experiment.verdict(same).status == "not shown"
+
+
+def test_probed_tokens_lie_where_their_labels_say():
+    from minicos.runs import Batch, Run
+
+    task = get_task("maze")
+    puzzles = [task.sample(0, index, size=5) for index in range(5)]
+    batch = Batch([Run(puzzle) for puzzle in puzzles], (7, 20, 20), (7, 5, 5))
+    for puzzle, tokens in zip(puzzles, layers.probed_tokens(batch), strict=True):
+        for label, token in zip(layers.LABELS, tokens, strict=True):
+            cell = divmod(int(token), 5)
+            assert (cell in puzzle.route) == label
+            assert cell not in (puzzle.start, puzzle.goal)
+
+
+# --- causal-twin ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory) -> Path:
+    """A micro with random weights, and its causal twin beside it."""
+    from minicos.model import save
+    from minicos.training import build
+
+    folder = tmp_path_factory.mktemp("family")
+    for name in ("micro", "micro-causal"):
+        save(build(name, seed=0), folder / name)
+    return folder / "micro"
+
+
+def test_a_network_finds_its_causal_twin_and_a_twin_has_none(twins, untrained_nano):
+    twin = load(twins).causal_twin()
+    assert twin.settings.name == "micro-causal"
+    assert twin.settings.causal
+    assert twin.causal_twin() is None
+    assert load(untrained_nano).causal_twin() is None
+
+
+def test_the_causal_twin_is_run_both_ways(twins, tmp_path):
+    result = run_experiment(get_experiment("causal-twin"), load(twins), tmp_path, Scale("quick", 4))
+    plain = result.summary[result.summary["family"] == "run"]
+    assert set(plain["way"]) == {"network", "network, masked", "twin", "twin, frame by frame"}
+    assert set(plain["steps"]) == {12, 2}  # 2 steps for each of 6 frames cost as much as 12 for all
+    assert len(plain) == 2 * 7
+    assert result.verdict.status in ("not shown", "unclear")  # neither has learned anything
+
+
+@pytest.mark.parametrize(("behind", "status"), [(0.6, "shown"), (0.0, "not shown")])
+def test_the_twin_is_judged_frame_by_frame_at_the_edge(behind, status):
+    rows = []
+    for where in ("edge", "solid"):
+        for way in ("network", "network, masked", "twin", "twin, frame by frame"):
+            for puzzle in range(300):
+                lost = puzzle < 300 * behind and way == "twin, frame by frame" and where == "edge"
+                rows.append((where, 7, way, 12, "run", puzzle, not lost, not lost))
+    rows += [
+        ("solid", 7, way, 12, "noise at frame", p, p > 9, p > 9) for way in ("network", "twin") for p in range(300)
+    ]
+    table = pd.DataFrame(rows, columns=["where", "size", "way", "steps", "family", "puzzle", "solved", "right"])
+    experiment = get_experiment("causal-twin")
+    summary = experiment.summarise({"all": table}, {})
+    assert experiment.verdict(summary).status == status
+    assert len(experiment.plot(summary, "test").axes) == 3

@@ -18,6 +18,7 @@ from minicos.measures import (
     commitment_interval,
     entropy_bits,
     mean_interval,
+    order_known,
     paired_interval,
     path_entropy,
     probe,
@@ -218,3 +219,15 @@ def test_a_paired_interval_holds_the_difference_and_knows_pairs(n, seed):
     low, high = paired_interval(one, other)
     assert low <= one.mean() - other.mean() <= high
     assert mean_interval(one - other) == (low, high)
+
+
+def test_order_known_is_somers_d():
+    from scipy.stats import somersd
+
+    rng = np.random.default_rng(0)
+    for labels in (rng.integers(0, 2, 30), rng.integers(0, 5, 30)):
+        scores = rng.integers(0, 6, 30).astype(float)
+        assert order_known(scores, labels) == pytest.approx(somersd(labels, scores).statistic)
+        assert order_known(labels.astype(float), labels) == 1
+        assert order_known(-labels.astype(float), labels) == -1
+    assert np.isnan(order_known(np.arange(3.0), np.ones(3)))

@@ -199,6 +199,29 @@ def test_asking_for_what_nobody_recorded_and_solving_nothing(nano):
 # --- frame by frame -------------------------------------------------------------------------------------------------
 
 
+def test_a_recorder_can_keep_less_than_there_is(tiny_wan):
+    """At the moment it is recorded, for every site; the rest of the run is the same."""
+    kept = []
+
+    def mean(value, batch):
+        kept.append(value.shape)
+        assert len(batch.runs) == len(value)
+        return value.flatten(1).mean(1, keepdim=True)
+
+    places = [("latents", "guided", ()), ("x0_hat", "cond", ()), ("block", "cond", (1, 2))]
+    puzzles = mazes(3, size=4)
+    whole = sample(tiny_wan, puzzles, recorders=[Recorder(site, branch, None, b) for site, branch, b in places])
+    less = sample(tiny_wan, puzzles, recorders=[Recorder(site, branch, (0, 2), b, mean) for site, branch, b in places])
+    assert torch.equal(less.latents, whole.latents)
+    assert len(kept) == 2 * 4
+    for site, branch, blocks in places:
+        for block in blocks or (None,):
+            found, full = less.recorded(site, branch, block), whole.recorded(site, branch, block)
+            assert sorted(found) == [0, 2]
+            for step, value in found.items():
+                assert torch.equal(value, full[step].flatten(1).mean(1, keepdim=True))
+
+
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory):
     """A micro-causal with random weights that do something, saved and loaded."""

@@ -17,7 +17,8 @@ from minicos import load
 from minicos.errors import MinicosError
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
-from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep
+from minicos.sampling import rollout
+from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep, seconds_of, share_of
 from minicos.tasks import get_task
 
 STEPS, CHUNKS = 3, 6
@@ -93,6 +94,61 @@ def kill_and_resume(model, folder, undisturbed, moments):
 def test_a_killed_sweep_resumes_to_the_same_table(model, undisturbed, tmp_path):
     """Three kills in one sweep; a resumed run writes fewer files, so early moments are sure to come."""
     kill_and_resume(model, tmp_path / "sweep", undisturbed, random.Random(0).sample(range(1, 7), 3))
+
+
+# The same sweep by two processes; the arguments are the model and the folder.
+SHARDED = """
+import sys
+from pathlib import Path
+from lightning import Fabric
+import test_sweeps
+import minicos.sweeps as sweeps
+from minicos import load
+
+fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+fabric.launch()
+sweeps.run_sweep(test_sweeps.sweep_of(load(sys.argv[1])), Path(sys.argv[2]), fabric=fabric)
+"""
+
+
+def test_two_processes_come_to_the_table_of_one(model, undisturbed, tmp_path):
+    script, folder = tmp_path / "sharded.py", tmp_path / "sweep"
+    script.write_text(SHARDED)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(script), str(model), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (folder / TABLE_FILE).read_bytes() == undisturbed
+    shares = [len((folder / f"{rank}-times.csv").read_text().splitlines()) for rank in (0, 1)]
+    assert shares == [CHUNKS // 2, CHUNKS // 2]
+    assert seconds_of(folder) > 0
+
+
+def test_what_one_of_two_processes_left_another_run_finishes(model, undisturbed, tmp_path):
+    """As if the second process had been lost: the chunks of the first are there, and none of the others."""
+    sweep, folder = sweep_of(load(model)), tmp_path / "sweep"
+    assert run_child(model, folder) == 0
+    for number in range(1, CHUNKS, 2):
+        (folder / "chunks" / f"{number:06d}.csv").unlink()
+    assert [number for number, _ in share_of(sweep, None)] == list(range(CHUNKS))
+    assert run_child(model, folder) == 0
+    assert (folder / TABLE_FILE).read_bytes() == undisturbed
+
+
+def test_a_sweep_frame_by_frame_is_a_rollout(untrained_nano, tmp_path):
+    reasoner = load(untrained_nano)
+    plain = [[trial for trial in chunk if not trial.run.interventions] for chunk in sweep_of(reasoner).chunks]
+    sweep = Sweep("rollout", reasoner, plain, reasoner.schedule(STEPS), measure, frame_by_frame=True)
+    table = run_sweep(sweep, tmp_path / "sweep")
+    puzzles = [chunk[0].run.puzzle for chunk in plain]
+    alone = [rollout(reasoner, [puzzle], schedule=reasoner.schedule(STEPS)).latents.mean() for puzzle in puzzles]
+    assert np.allclose(table["mean"], alone, atol=1e-4)
+    assert sweep.evaluations() == CHUNKS * (reasoner.latent_frames - 1) * STEPS
+    sweep = Sweep(
+        "rollout", reasoner, sweep_of(reasoner).chunks, reasoner.schedule(STEPS), measure, frame_by_frame=True
+    )
+    with pytest.raises(MinicosError, match="a rollout takes none"):
+        run_sweep(sweep, tmp_path / "other")
 
 
 @pytest.mark.soak

@@ -1,0 +1,60 @@
+"""A plan counts what a sweep will do, and says how much it holds in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from minicos import load
+from minicos.experiments import get_experiment
+from minicos.experiments.base import Scale
+from minicos.planning import plan, plan_table
+from minicos.sampling import sample_runs
+
+TINY = Scale("quick", 3)
+
+
+@pytest.fixture(params=["nano", "tiny_wan"], scope="module")
+def reasoner(request, untrained_nano, tiny_wan_folder):
+    return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
+
+
+@pytest.mark.parametrize("name", ["perturbation", "layers", "commitment"])
+def test_a_plan_counts_the_passes_that_are_made(name, reasoner, monkeypatch):
+    sweeps = get_experiment(name).sweeps(reasoner, TINY)[:2]
+    plans = plan(sweeps)
+    for sweep, planned in zip(sweeps, plans, strict=True):
+        passes = []
+        velocity = type(sweep.reasoner).velocity
+
+        def counted(self, latents, *rest, velocity=velocity, passes=passes):
+            passes.append(len(latents))
+            return velocity(self, latents, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(sweep.reasoner), "velocity", counted)
+            for chunk in sweep.chunks:
+                sample_runs(sweep.reasoner, [trial.run for trial in chunk], schedule=sweep.schedule, batch_size=7)
+        assert sum(passes) == planned.evaluations <= planned.unshared
+        assert planned.runs == sum(map(len, sweep.chunks))
+        assert planned.seconds > 0
+
+
+@pytest.mark.parametrize("name", ["perturbation", "layers", "chain-of-steps"])
+def test_a_plan_knows_the_bytes_that_are_held(name, reasoner):
+    sweep = get_experiment(name).sweeps(reasoner, TINY)[0]
+    largest = max(sweep.chunks, key=len)
+    runs = [trial.run for trial in largest]
+    trajectory = sample_runs(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders)
+    held = sum(value.nbytes for values in trajectory._records.values() for value in values.values())
+    assert plan([sweep])[0].bytes == held
+
+
+def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):
+    experiments = [get_experiment(name) for name in ("layers", "perturbation")]
+    plans = [(experiment.name, plan(experiment.sweeps(reasoner, TINY))) for experiment in experiments]
+    lines = plan_table(plans).splitlines()
+    sweeps = [len(of_experiment) for _, of_experiment in plans]
+    assert len(lines) == 2 + sum(count + (count > 1) for count in sweeps) + 1
+    total = sum(one.evaluations for _, of_experiment in plans for one in of_experiment)
+    assert f"| {total:,} |" in lines[-1]
+    assert lines[-1].startswith("| all | total |")
