@@ -122,18 +122,18 @@ def evaluate(
 def by_length(task_name: str, outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
     """The whole group under "all", then its bins by length, shortest first."""
     task = get_task(task_name)
-
-    def place(outcome: Outcome) -> int:
-        length = task.length(outcome.puzzle)
-        return max(low for low in MOVE_BINS if low <= length) if task.length_unit == "moves" else length
-
-    bins = [(bin_name(task.length_unit, low), list(g)) for low, g in groupby(sorted(outcomes, key=place), key=place)]
+    ordered = sorted(outcomes, key=lambda outcome: task.length(outcome.puzzle))
+    bins = [(name, list(group)) for name, group in groupby(ordered, key=lambda outcome: length_bin(outcome.puzzle))]
     return [("all", list(outcomes)), *bins]
 
 
-def bin_name(unit: str, low: int) -> str:
-    if unit != "moves":
-        return str(low)
+def length_bin(puzzle: Puzzle) -> str:
+    """The name of the bin that a puzzle's length falls into: a range of moves, or the turn itself."""
+    task = task_of(puzzle)
+    length = task.length(puzzle)
+    if task.length_unit != "moves":
+        return str(length)
+    low = max(low for low in MOVE_BINS if low <= length)
     following = [other for other in MOVE_BINS if other > low]
     return f"{low}-{following[0] - 1}" if following else f"{low}+"
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from minicos.evaluation import length_bin
 from minicos.experiments.base import Experiment, Scale, Verdict, chunked, joined, judged, means, puzzles_for, tasks_of
 from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, path_entropy
 from minicos.model import Reasoner
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 TASKS = ("maze", "rotation", "maze-braided", "rotation-open")
 SEVERAL = ("maze-braided", "rotation-open")  # more than one right answer
+ROUTES = ("maze", "maze-braided")  # shown by length too
 CELL = 4  # board units along the side of a cell, in mazes and in shapes
+FEW = 10  # a bin of fewer puzzles has no interval worth the name
 GAP = 0.10
 EXTRA = 0.25
 ORIENTATION = 0.25  # weight from which on an orientation counts as a candidate
@@ -42,7 +45,8 @@ class ChainOfSteps(Experiment):
     paper = "About 72 % of 200 cases show several candidates at early steps (judged by eye, without a control)."
     picture = (
         "Three panels against the denoising step, a line for each task: the share of puzzles that x0_hat "
-        "solves, the candidates that it shows, and its entropy; dotted lines are the null."
+        "solves, the candidates that it shows, and its entropy; dotted lines are the null. The fourth: the gap "
+        "between step 0 and the end against the length of the route."
     )
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end; on "
@@ -54,12 +58,9 @@ class ChainOfSteps(Experiment):
 
     def _sweep(self, reasoner: Reasoner, task: str, n: int) -> Sweep:
         trials = [
-            Trial(
-                Run(puzzle), {"task": task, "size": puzzle.size, "length": task_of(puzzle).length(puzzle), "puzzle": i}
-            )
+            Trial(Run(puzzle), {"task": task, "size": puzzle.size, "length": length_bin(puzzle), "puzzle": i})
             for i, puzzle in enumerate(puzzles_for(reasoner, task, n))
         ]
-
         network = reasoner.for_task(task)
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
         recorders = (Recorder("x0_hat"), Recorder("x0_hat", "cond"))
@@ -73,10 +74,14 @@ class ChainOfSteps(Experiment):
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
         table["gap"] = solved_at_end.loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
         columns = ["solved", "candidates", "null_candidates", "extra_candidates", "entropy", "null_entropy", "gap"]
-        return means(table, ["task", "size", "step", "sigma"], columns)
+        by = ["task", "size", "length", "step", "sigma"]
+        of_routes = table[table["task"].isin(ROUTES) & (table["step"] == 0)]
+        of_routes = of_routes.groupby(["task", "length"]).filter(lambda rows: len(rows) >= FEW)
+        parts = [table.assign(length="all"), of_routes]
+        return pd.concat([means(part, by, columns) for part in parts if len(part)], ignore_index=True)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        first = summary[summary["step"] == 0].set_index("task")
+        first = summary[(summary["step"] == 0) & (summary["length"] == "all")].set_index("task")
         parts = []
         if "maze" in first.index:
             parts.append(("gap on mazes with one answer", *judged(first.loc["maze"], "gap", GAP)))
@@ -89,14 +94,14 @@ class ChainOfSteps(Experiment):
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 3.8), layout="constrained", dpi=150)
-        axes = figure.subplots(1, 3)
+        figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
+        axes = figure.subplots(1, 4)
         for task, colour, mark in zip(TASKS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), "osv^", strict=True):
-            rows = summary[summary["task"] == task]
+            rows = summary[(summary["task"] == task) & (summary["length"] == "all")]
             if rows.empty:
                 continue
-            for axis, column, scale in zip(axes, ("solved", "candidates", "entropy"), (100, 1, 1), strict=True):
-                style = "--" if task in SEVERAL else "-"
+            style = "--" if task in SEVERAL else "-"
+            for axis, column, scale in zip(axes, ("solved", "candidates", "entropy"), (100, 1, 1), strict=False):
                 axis.plot(
                     rows["step"], scale * rows[column], style, color=colour, marker=mark, markersize=3, label=task
                 )
@@ -104,8 +109,14 @@ class ChainOfSteps(Experiment):
                 axis.fill_between(rows["step"], low, high, color=colour, alpha=0.2, linewidth=0)
                 if f"null_{column}" in rows:
                     axis.plot(rows["step"], rows[f"null_{column}"], ":", color=colour, linewidth=1)
+            bins = summary[(summary["task"] == task) & (summary["length"] != "all")]
+            bins = bins.sort_values("length", key=lambda names: names.str.extract(r"(\d+)")[0].astype(int))
+            gap = 100 * bins[["gap", "gap_low", "gap_high"]].T.to_numpy()
+            errors = [gap[0] - gap[1], gap[2] - gap[0]]
+            axes[3].errorbar(bins["length"], gap[0], errors, linestyle=style, color=colour, marker=mark, capsize=2)
+        axes[3].set(xlabel="moves of the route", ylabel="gap from step 0 to the end, points")
         labels = ("solved by x0_hat, %", "candidates in x0_hat", "entropy of x0_hat, bits")
-        for axis, label in zip(axes, labels, strict=True):
+        for axis, label in zip(axes, labels, strict=False):
             axis.set(xlabel="denoising step", ylabel=label)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(fontsize=7)
