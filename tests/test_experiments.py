@@ -14,17 +14,19 @@ import pytest
 from PIL import Image
 
 from minicos import load
+from minicos.cards import EVALUATION_FILE
 from minicos.errors import MinicosError
 from minicos.experiments import EXPERIMENTS, get_experiment, layers
-from minicos.experiments.base import Scale, edge, judge, means, together
+from minicos.experiments.base import Scale, easiest, edge, judge, means, puzzles_for, solid, together
 from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
 from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, ways
+from minicos.model import CHECKPOINTS
 from minicos.replication import findings_table, replicate
 from minicos.tasks import get_task
 
-TINY = Scale("quick", 3)
+TINY = Scale("quick", 3, 2, 3)
 
 
 @pytest.fixture(params=["nano", "tiny_wan"], scope="module")
@@ -128,6 +130,25 @@ def test_means_by_group_have_intervals():
 def test_the_edge_is_where_the_gap_is_largest():
     assert edge(load("nano"), "maze") == 5
     assert edge(load("nano"), "maze-braided") == 3  # not trained on it: the smallest
+
+
+def test_puzzles_are_taken_where_an_experiment_needs_them(tmp_path):
+    """Of a made-up evaluation: at the edge, where the model is solid, and for a quick look the easiest."""
+    import shutil
+
+    folder = shutil.copytree(CHECKPOINTS / "micro", tmp_path / "micro")
+    report = json.loads((folder / EVALUATION_FILE).read_text())
+    rates = {3: (1.0, 0.9), 4: (1.0, 0.4), 5: (0.97, 0.5), 6: (0.95, 0.3), 7: (0.6, 0.1)}
+    report["rows"] = [row for row in report["rows"] if row["task"] == "maze" and row["trained"]]
+    for row in report["rows"]:
+        row["end"], row["step_0"] = rates[row["size"]]
+        row["gap"] = row["end"] - row["step_0"]
+    (folder / EVALUATION_FILE).write_text(json.dumps(report))
+    reasoner = load(folder)
+    assert (edge(reasoner, "maze"), solid(reasoner, "maze"), easiest(reasoner, "maze")) == (7, 6, 5)  # 4x4: too few
+    full, quick = Scale("full", 2, 1, 3), Scale("quick", 2, 1, 3)
+    assert {puzzle.size for puzzle in puzzles_for(reasoner, "maze", full, where=solid)} == {6}
+    assert [puzzle.size for puzzle in puzzles_for(reasoner, "maze", quick, 3, where=solid)] == [5, 5, 5]
 
 
 # --- chain-of-steps -------------------------------------------------------------------------------------------------
@@ -342,7 +363,7 @@ def test_a_network_finds_its_causal_twin_and_a_twin_has_none(twins, untrained_na
 
 
 def test_the_causal_twin_is_run_both_ways(twins, tmp_path):
-    result = run_experiment(get_experiment("causal-twin"), load(twins), tmp_path, Scale("quick", 4))
+    result = run_experiment(get_experiment("causal-twin"), load(twins), tmp_path, Scale("quick", 4, 2, 4))
     plain = result.summary[result.summary["family"] == "run"]
     assert set(plain["way"]) == {"network", "network, masked", "twin", "twin, frame by frame"}
     assert set(plain["steps"]) == {12, 2}  # 2 steps for each of 6 frames cost as much as 12 for all

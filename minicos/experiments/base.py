@@ -25,19 +25,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
+INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
 PUZZLES_A_CHUNK = 8
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is run. puzzles: of each task."""
+    """How much is run. puzzles: of each task; pairs: to swap between; many: puzzles where small effects are measured.
+
+    A quick run takes the easiest puzzles that show something, not those at the edge.
+    """
 
     name: Literal["full", "quick"]
     puzzles: int
+    pairs: int
+    many: int
 
 
-FULL, QUICK = Scale("full", 256), Scale("quick", 24)
+FULL, QUICK = Scale("full", 256, 128, 1000), Scale("quick", 16, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,13 @@ def solid(reasoner: Reasoner, task: str) -> int:
     return max(sizes) if sizes else edge(reasoner, task)
 
 
+def easiest(reasoner: Reasoner, task: str) -> int:
+    """The smallest size that can be held out and whose gap is at least INFORMATIVE; the edge where there is none."""
+    task_class = get_task(task)
+    rows = [row for row in _evaluated(reasoner, task) if row.gap >= INFORMATIVE and task_class.splittable(row.size)]
+    return min(row.size for row in rows) if rows else edge(reasoner, task)
+
+
 def _evaluated(reasoner: Reasoner, task: str) -> list[Row]:
     """What the checkpoint's evaluation says of the sizes of a task that it was trained on, all frames together."""
     network = reasoner.for_task(task)
@@ -174,9 +187,16 @@ def _smallest(reasoner: Reasoner, task: str) -> int:
     return min(reasoner.for_task(task).settings.tasks.get(task, get_task(task).sizes))
 
 
-def puzzles_for(reasoner: Reasoner, task: str, n: int, size: Callable[[Reasoner, str], int] = edge) -> list[Puzzle]:
-    """n test puzzles of a task at the model's edge, or where it is solid."""
-    return held_out(task, size(reasoner, task), n)
+def puzzles_for(
+    reasoner: Reasoner,
+    task: str,
+    scale: Scale,
+    n: int | None = None,
+    where: Callable[[Reasoner, str], int] = edge,
+) -> list[Puzzle]:
+    """n test puzzles (scale.puzzles, if not said) at the model's edge, or where it is solid; the easiest if quick."""
+    size = easiest if scale.name == "quick" else where
+    return held_out(task, size(reasoner, task), n or scale.puzzles)
 
 
 def tasks_of(reasoner: Reasoner, names: Sequence[str]) -> list[str]:

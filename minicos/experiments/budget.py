@@ -51,7 +51,7 @@ class Budget(Experiment):
             own = network.settings.shift
             budgets = [(steps, own) for steps in STEPS[scale.name]]
             budgets += [(s, shift) for shift in OTHER_SHIFTS[scale.name] if shift != own for s in SHIFTED_STEPS]
-            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            puzzles = puzzles_for(reasoner, task, scale)
             for steps, shift in budgets:
                 labels = {"task": task, "size": puzzles[0].size, "steps": steps, "shift": shift, "own": shift == own}
                 trials = [Trial(Run(puzzle), {**labels, "puzzle": i}) for i, puzzle in enumerate(puzzles)]

@@ -66,7 +66,7 @@ class CausalTwin(Experiment):
         twin = network.causal_twin()
         found = []
         for where in (edge, solid):
-            puzzles = puzzles_for(network, task, scale.puzzles, where)
+            puzzles = puzzles_for(network, task, scale, where=where)
             runs = partial(trials_of, puzzles=puzzles, where=where.__name__)
             own = len(network.schedule())
             few = max(1, own // (network.latent_frames - 1))  # a rollout with so few a frame costs as much as one run

@@ -54,12 +54,12 @@ class ChainOfSteps(Experiment):
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
-        return [self._sweep(reasoner, task, scale.puzzles) for task in tasks_of(reasoner, TASKS)]
+        return [self._sweep(reasoner, task, scale) for task in tasks_of(reasoner, TASKS)]
 
-    def _sweep(self, reasoner: Reasoner, task: str, n: int) -> Sweep:
+    def _sweep(self, reasoner: Reasoner, task: str, scale: Scale) -> Sweep:
         trials = [
             Trial(Run(puzzle), {"task": task, "size": puzzle.size, "length": length_bin(puzzle), "puzzle": i})
-            for i, puzzle in enumerate(puzzles_for(reasoner, task, n))
+            for i, puzzle in enumerate(puzzles_for(reasoner, task, scale))
         ]
         network = reasoner.for_task(task)
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.

@@ -53,7 +53,7 @@ class Commitment(Experiment):
             network = reasoner.for_task(task)
             schedule = network.schedule()
             chosen = restarts(len(schedule), STEPS)
-            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            puzzles = puzzles_for(reasoner, task, scale)
             plain = partial(first_form, chosen=chosen)
             found.append(Sweep(task, network, grouped(puzzles, plain), schedule, answered))
             for s in restarts(len(schedule), BACK):

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 TASK = "maze"
 SEEDS = (0, 1, 2)
 WINDOW = (0.5, 0.75)  # of the blocks: the paper's layers 20 to 29 of 40
-MORE = 4  # times as many puzzles as elsewhere: small gains need them
 GAIN = 0.03  # what the paper reports
 
 
@@ -49,7 +48,7 @@ class Ensemble(Experiment):
         (task,) = tasks_of(reasoner, (TASK,))
         network = reasoner.for_task(task)
         schedule, blocks = network.schedule(), len(network.transformer.blocks)
-        puzzles = puzzles_for(reasoner, task, MORE * scale.puzzles)
+        puzzles = puzzles_for(reasoner, task, scale, scale.many)
         measure = partial(judged_together, reasoner=network)
         main = grouped(puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
         longer = grouped(puzzles, partial(trials_of, conditions={"3x steps": ()}, steps=3 * len(schedule)))

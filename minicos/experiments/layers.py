@@ -61,7 +61,7 @@ class Layers(Experiment):
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
         (task,) = tasks_of(reasoner, (TASK,))
         network = reasoner.for_task(task)
-        puzzles = puzzles_for(reasoner, task, scale.puzzles)
+        puzzles = puzzles_for(reasoner, task, scale)
         return [self._sweep(LEARNED, network, puzzles), self._sweep(RANDOM, untrained(network), puzzles)]
 
     def _sweep(self, name: str, network: Reasoner, puzzles: list[Puzzle]) -> Sweep:

@@ -51,7 +51,7 @@ class PerceptionFirst(Experiment):
         found = []
         for task in tasks_of(reasoner, TASKS):
             network = reasoner.for_task(task)
-            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            puzzles = puzzles_for(reasoner, task, scale)
             trials = [
                 Trial(Run(puzzle), {"task": task, "size": puzzle.size, "puzzle": i}) for i, puzzle in enumerate(puzzles)
             ]

@@ -71,7 +71,7 @@ class Perturbation(Experiment):
         for task in tasks_of(reasoner, TASKS):
             network = reasoner.for_task(task)
             schedule = network.schedule()
-            puzzles = puzzles_for(reasoner, task, scale.puzzles)
+            puzzles = puzzles_for(reasoner, task, scale)
             chunks = grouped(puzzles, partial(trials_of, steps=len(schedule), frames=network.latent_frames))
             measure = partial(judged_frames, per_latent=network.frames_per_latent)
             found.append(Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat"),), projected))

@@ -38,7 +38,6 @@ REGION_STYLES = {
     LAST_FRAME: ("#000000", "P"),
 }
 DONOR_MARKS = {"another seed": "x", "unrelated puzzle": "+", "noise": "*"}
-PAIRS = 0.5  # of the scale's puzzles: 128 pairs
 PAIRS_A_CHUNK = 4
 FLIP = 0.25
 
@@ -61,9 +60,9 @@ class Swap(Experiment):
         for task in tasks_of(reasoner, tuple(REGIONS)):
             network = reasoner.for_task(task)
             # Only pairs that are solved undisturbed say anything, so not at the edge.
-            puzzles = puzzles_for(reasoner, task, scale.puzzles, solid)
+            puzzles = puzzles_for(reasoner, task, scale, where=solid)
             pairs = [(puzzle, partner) for puzzle in puzzles if (partner := task_of(puzzle).partner(puzzle))]
-            pairs = pairs[: max(2, int(PAIRS * scale.puzzles))]
+            pairs = pairs[: scale.pairs]
             extent = len(network.transformer.blocks), network.latent_frames
             trials = [trials_of(*pair, pairs[i - 1][0], i, *extent) for i, pair in enumerate(pairs)]
             groups = [trials[start : start + PAIRS_A_CHUNK] for start in range(0, len(trials), PAIRS_A_CHUNK)]
