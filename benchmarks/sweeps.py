@@ -27,7 +27,6 @@ from minicos.model import Reasoner, load
 from minicos.runs import Run, noise_for
 from minicos.sampling import Trajectory, sample_runs
 from minicos.sharing import Sharing
-from minicos.sweeps import BATCH
 from minicos.tasks import Puzzle
 
 REPEATS = 5
@@ -61,7 +60,7 @@ def denoise(some: list[Puzzle], noised: flow.Step | None) -> None:
 
 def ours(network: Reasoner, inference: bool = False) -> Trajectory:
     with torch.inference_mode() if inference else nullcontext():
-        return sample_runs(network, runs, batch_size=BATCH)
+        return sample_runs(network, runs, batch_size=network.settings.batch)
 
 
 def seconds(work: Callable[[], object]) -> float:

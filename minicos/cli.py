@@ -83,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_sharing(replicate)
     replicate.set_defaults(run=_replicate)
 
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
+    doctor.set_defaults(run=_doctor)
+
+    merge = commands.add_parser("merge", help="merge VBVR's LoRA files into a Wan2.2 folder")
+    merge.add_argument("folder", type=Path, help="a pipeline folder in the Wan2.2 layout")
+    merge.add_argument("--high", type=Path, required=True, help="LoRA file of the high-noise expert")
+    merge.add_argument("--low", type=Path, required=True, help="LoRA file of the low-noise expert")
+    merge.add_argument("--out", type=Path, required=True, help="folder for the merged pipeline")
+    merge.set_defaults(run=_merge)
+
     plan = commands.add_parser("plan", help="what an experiment will cost: passes, memory and time")
     plan.add_argument("names", nargs="*", help="experiments (default: all)")
     _add_model(plan)
@@ -200,6 +210,20 @@ def _fabric(options: argparse.Namespace) -> Fabric | None:
     fabric = Fabric(devices=options.devices, num_nodes=options.nodes, strategy="ddp")
     fabric.launch()
     return fabric
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from minicos.full import diagnosis, machine
+    from minicos.model import shipped
+
+    print(diagnosis(machine(), shipped()))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from minicos.full import merge_lora
+
+    merge_lora(options.folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
+    print(f"merged: {options.out}; next: minicos demo --model {options.out}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +31,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PIPELINE = "WanImageToVideoPipeline"
 SETTINGS_FILE = "minicos.json"
 SHARD = "15MB"  # the largest file of weights that is written
+ROOM = 0.5  # of a GPU's memory that weights may take; beyond it, one part is on the GPU at a time
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Settings:
     tasks: the sizes of each task that the model was trained on; empty where that is not known.
     siblings: for tasks that another network was trained on, its folder beside this one: they go by one name.
     causal: self-attention looks at no later frame (`parts.make_frame_causal`).
+    batch: how many videos pass through the network at once in a sweep; part of the result, since matrix kernels differ
+        in the last bits across batch shapes.
+    dtype: of the transformer and the text encoder.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Settings:
     tasks: dict[str, list[int]] = field(default_factory=dict)
     siblings: dict[str, str] = field(default_factory=dict)
     causal: bool = False
+    batch: int = 50
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Reasoner:
     """A video diffusion transformer with its VAE and text encoder, behind four methods.
 
     Latents are (batch, channels, frames, height, width). With two experts, `transformer` takes the high-noise steps.
+    one_at_a_time: of the experts and the text encoder only the one at work is on the device, the others wait in host
+    memory; so a GPU that holds one expert is enough.
     """
 
     def __init__(
@@ -94,6 +102,9 @@ class Reasoner:
         tokenizer: object | None = None,
         folder: Path | None = None,
     ) -> None:
+        self.device = torch.device("cpu")
+        self.one_at_a_time = False
+        self._at_work: nn.Module | None = None
         self.settings = settings
         self.transformer = transformer
         self.transformer_2 = transformer_2
@@ -134,16 +145,22 @@ class Reasoner:
     def _sibling_folder(self, task: str) -> Path:
         return self.folder.parent / self.settings.siblings[task]
 
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.device
-
-    def to(self, device: torch.device | str) -> Reasoner:
+    def to(self, device: torch.device | str, one_at_a_time: bool = False) -> Reasoner:
         """Itself, moved."""
-        for part in (self.transformer, self.transformer_2, self.vae, self.text_encoder):
+        self.device, self.one_at_a_time, self._at_work = torch.device(device), one_at_a_time, None
+        self.vae.to(device)
+        for part in (self.transformer, self.transformer_2, self.text_encoder):
             if part is not None:
-                part.to(device)
+                part.to("cpu" if one_at_a_time else device)
         return self
+
+    def bring(self, part: nn.Module) -> nn.Module:
+        """An expert or the text encoder, on the device; the one that was at work before gives way."""
+        if self.one_at_a_time and part is not self._at_work:
+            if self._at_work is not None:
+                self._at_work.to("cpu")
+            self._at_work = part.to(self.device)
+        return part
 
     @property
     def latent_channels(self) -> int:
@@ -218,7 +235,7 @@ class Reasoner:
         as Wan2.2's smaller model takes them, one a token (training and rollout; all on one side of the boundary).
         """
         times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device)
-        expert = self.expert(float(times.max()))
+        expert = self.bring(self.expert(float(times.max())))
         if times.ndim == 2:
             _, rows, columns = expert.config.patch_size
             times = times.repeat_interleave((latents.shape[3] // rows) * (latents.shape[4] // columns), dim=1)
@@ -250,8 +267,15 @@ class Reasoner:
         )
 
     def _encode_text(self, prompts: list[str]) -> Tensor:
+        """(prompts, tokens, width); each prompt is encoded once, however often it occurs."""
+        different = list(dict.fromkeys(prompts))
+        encoded = self._encode_different(different)
+        return encoded[[different.index(prompt) for prompt in prompts]]
+
+    def _encode_different(self, prompts: list[str]) -> Tensor:
+        encoder = self.bring(self.text_encoder)
         if self.tokenizer is None:
-            return self.text_encoder(prompts)
+            return encoder(prompts)
         # As in diffusers' pipeline: what lies beyond the last word is zero, not the encoder's idea of padding.
         words = self.tokenizer(
             prompts,
@@ -262,7 +286,7 @@ class Reasoner:
             return_tensors="pt",
         )
         ids, mask = words.input_ids.to(self.device), words.attention_mask.to(self.device)
-        return self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
+        return encoder(ids, mask).last_hidden_state * mask[..., None]
 
     def _check_extent(self, frames: int, height: int, width: int) -> None:
         config, vae = self.transformer.config, self.vae.config
@@ -321,15 +345,13 @@ def load(name: str | Path | None = None) -> Reasoner:
     incomplete, damaged or of another kind.
     """
     name = name or os.environ.get("MINICOS_MODEL") or "micro"
-    folder = CHECKPOINTS / name if str(name) in shipped() else Path(name)
-    if not folder.is_dir():
-        raise MinicosError(f"unknown model '{name}': choose from {', '.join(shipped())}, or give a checkpoint's folder")
+    folder = _folder_of(str(name))
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
         raise MinicosError(f"{folder} holds a {index.get('_class_name')}, not a {PIPELINE}")
-    settings = _read_settings(folder)
+    settings = _read_settings(folder, str(name), index)
     parts = {
-        part: _load_part(folder, part, index.get(part) or [None, None])
+        part: _load_part(folder, part, index.get(part) or [None, None], getattr(torch, settings.dtype))
         for part in ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
     }
     missing = [part for part in ("transformer", "vae", "text_encoder") if parts[part] is None]
@@ -339,7 +361,28 @@ def load(name: str | Path | None = None) -> Reasoner:
         from minicos.parts import make_frame_causal
 
         make_frame_causal(parts["transformer"])
-    return Reasoner(settings, **parts, folder=folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.boundary is not None and parts["transformer_2"] is None:
+        raise MinicosError(f"{folder} has no transformer_2: its low-noise expert is missing")
+    reasoner = Reasoner(settings, **parts, folder=folder)
+    if not torch.cuda.is_available():
+        return reasoner
+    weights = sum(
+        parameter.nbytes for part in parts.values() if hasattr(part, "parameters") for parameter in part.parameters()
+    )
+    return reasoner.to("cuda", one_at_a_time=weights > ROOM * torch.cuda.get_device_properties(0).total_memory)
+
+
+def _folder_of(name: str) -> Path:
+    from minicos.full import fetch, full_models
+
+    if name in shipped():
+        return CHECKPOINTS / name
+    if name in full_models():
+        return fetch(name)
+    if not Path(name).is_dir():
+        known = ", ".join([*shipped(), *full_models()])
+        raise MinicosError(f"unknown model '{name}': choose from {known}, or give a checkpoint's folder")
+    return Path(name)
 
 
 @lru_cache(maxsize=4)
@@ -361,7 +404,14 @@ def _read_json(path: Path) -> dict:
         raise MinicosError(f"{path} cannot be read ({error}): restore it, or train anew") from None
 
 
-def _read_settings(folder: Path) -> Settings:
+def _read_settings(folder: Path, name: str, index: dict) -> Settings:
+    """From the folder, or those of the full model that it is; a pipeline of unknown name is taken for a Wan2.2."""
+    from minicos.full import full_models
+
+    if not (folder / SETTINGS_FILE).exists():
+        models = full_models()
+        known = models.get(name, models["wan2.2-i2v-a14b"]).settings
+        return known if name in models else replace(known, name=folder.name, boundary=index.get("boundary_ratio"))
     try:
         return parse_settings(_read_json(folder / SETTINGS_FILE))
     except TypeError as error:
@@ -373,14 +423,14 @@ def parse_settings(values: dict) -> Settings:
     return Settings(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
-def _load_part(folder: Path, part: str, origin: list) -> object | None:
+def _load_part(folder: Path, part: str, origin: list, dtype: torch.dtype) -> object | None:
     class_name = origin[1]
     if class_name is None:
         return None
     if not (folder / part).is_dir():
         raise MinicosError(f"{folder} has no {part} folder: the checkpoint is incomplete")
     try:
-        return _load_component(class_name, folder / part)
+        return _load_component(class_name, folder / part, dtype)
     except MinicosError:
         raise
     except Exception as error:  # whatever a library raises on a damaged file becomes one line
@@ -388,7 +438,7 @@ def _load_part(folder: Path, part: str, origin: list) -> object | None:
         raise MinicosError(f"{folder / part} is damaged or of another kind: {reason}") from error
 
 
-def _load_component(class_name: str, folder: Path) -> object:
+def _load_component(class_name: str, folder: Path, dtype: torch.dtype) -> object:
     if class_name in ("PixelVAE", "WordEncoder"):
         from minicos import parts as library
     elif class_name in ("WanTransformer3DModel", "AutoencoderKLWan"):
@@ -400,7 +450,11 @@ def _load_component(class_name: str, folder: Path) -> object:
     kind = getattr(library, class_name)
     if class_name.startswith("T5Tokenizer"):
         return kind.from_pretrained(folder)
-    module, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    # A VAE loses detail in bfloat16.
+    dtype = torch.float32 if class_name.endswith(("VAE", "KLWan")) else dtype
+    named = "dtype" if class_name.startswith("UMT5") else "torch_dtype"  # transformers and diffusers differ
+    options = {"output_loading_info": True, "local_files_only": True, named: dtype}
+    module, info = kind.from_pretrained(folder, **options)
     # diffusers fills what a file lacks with random numbers and a warning: for us that is a damaged checkpoint.
     strangers = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if strangers:

@@ -12,7 +12,7 @@ import torch
 from minicos.model import Reasoner
 from minicos.runs import Batch
 from minicos.sampling import Recorder, extents
-from minicos.sweeps import BATCH, Sweep
+from minicos.sweeps import Sweep
 from minicos.tasks import Puzzle
 
 TIMED = 2  # passes of a full batch whose time is taken, after one that is not
@@ -53,15 +53,16 @@ def plan(sweeps: Sequence[Sweep]) -> list[Plan]:
 
 @torch.no_grad()
 def seconds_a_pass(reasoner: Reasoner, puzzle: Puzzle) -> float:
-    """Of one video, in a batch of BATCH."""
-    condition = reasoner.condition([puzzle] * BATCH)
-    latents = torch.zeros(BATCH, reasoner.latent_channels, *condition.channels.shape[2:], device=reasoner.device)
+    """Of one video, in a batch of as many as a sweep takes."""
+    batch = reasoner.settings.batch
+    condition = reasoner.condition([puzzle] * batch)
+    latents = torch.zeros(batch, reasoner.latent_channels, *condition.channels.shape[2:], device=reasoner.device)
     step = reasoner.schedule()[0]
     for done in range(1 + TIMED):
         if done == 1:
             began = time.perf_counter()
         reasoner.velocity(latents, step.timestep, condition, "cond").sum().item()  # item() waits for a GPU
-    return (time.perf_counter() - began) / TIMED / BATCH
+    return (time.perf_counter() - began) / TIMED / batch
 
 
 def recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch) -> int:

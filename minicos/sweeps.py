@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from lightning import Fabric
 
 SWEEP_FILE, TABLE_FILE, TIMES_FILE = "sweep.json", "table.csv", "times.csv"
-BATCH = 50  # videos that pass through the network at once; part of the result, as in the evaluation
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,11 @@ class Sweep:
     def fingerprint(self) -> str:
         """Equal for sweeps that give the same table on one machine."""
         digest = hashlib.sha256(weights_digest(self.reasoner).encode())
-        digest.update(repr((self.name, BATCH, self.frame_by_frame, [asdict(s) for s in self.schedule])).encode())
+        digest.update(
+            repr(
+                (self.name, self.reasoner.settings.batch, self.frame_by_frame, [asdict(s) for s in self.schedule])
+            ).encode()
+        )
         for chunk in self.chunks:
             digest.update(repr([(trial.run, trial.labels) for trial in chunk]).encode())
         return digest.hexdigest()
@@ -138,7 +141,8 @@ def _run_chunk(sweep: Sweep, chunk: Sequence[Trial], path: Path) -> None:
     if sweep.frame_by_frame:
         trajectory = rollout_runs(sweep.reasoner, runs, schedule=schedule)
     else:
-        trajectory = sample_runs(sweep.reasoner, runs, schedule=schedule, recorders=sweep.recorders, batch_size=BATCH)
+        batch = sweep.reasoner.settings.batch
+        trajectory = sample_runs(sweep.reasoner, runs, schedule=schedule, recorders=sweep.recorders, batch_size=batch)
     measured = sweep.measure(trajectory)
     rows = [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
     if sweep.features is not None:

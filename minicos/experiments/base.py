@@ -18,7 +18,7 @@ from minicos.errors import NotTrained
 from minicos.evaluation import held_out
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
-from minicos.sweeps import BATCH, Sweep, Trial
+from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, get_task
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
-PUZZLES_A_CHUNK = 8
+CHUNK, PUZZLES_A_CHUNK = 50, 8
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
 
 
@@ -121,8 +121,8 @@ def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
 
 
 def chunked(trials: list[Trial]) -> list[list[Trial]]:
-    """Trials that need nothing of each other, in chunks of one batch."""
-    return [trials[start : start + BATCH] for start in range(0, len(trials), BATCH)]
+    """Trials that need nothing of each other, in chunks of CHUNK."""
+    return [trials[start : start + CHUNK] for start in range(0, len(trials), CHUNK)]
 
 
 def grouped(puzzles: list[Puzzle], trials_of: Callable[[Puzzle, int], list[Trial]]) -> list[list[Trial]]:

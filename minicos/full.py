@@ -1,0 +1,235 @@
+"""The full models behind the switch: where they come from, what they need, and LoRA files merged into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from minicos.errors import MinicosError
+from minicos.files import prepare_folder
+
+if TYPE_CHECKING:
+    from minicos.model import Settings
+
+GB = 1e9
+EXPERT_GB = 28.6  # 14.29 billion parameters in bfloat16
+GPU_GB = 40.0  # one expert, the VAE, and room for the activations of 81 frames at 480 x 832 (an estimate)
+HOST_GB = 70.0  # both experts and the text encoder, in bfloat16
+PACKAGES = ("transformers", "tokenizers", "ftfy", "accelerate", "peft")  # the extra minicos[wan]
+# The stock negative prompt of Wan, which VBVR's own example uses too.
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+    "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+@dataclass(frozen=True)
+class FullModel:
+    """A model on the Hub. download_gb: how much is fetched (official Wan repositories hold the experts in float32)."""
+
+    repository: str
+    revision: str
+    download_gb: float
+    licence: str
+    settings: Settings
+
+
+def full_models() -> dict[str, FullModel]:
+    """By the name that the switch knows them by.
+
+    Wan2.2's own settings for its base, and those of the paper for VBVR. The revision is a branch: the commit that it
+    stood for is the name of the folder that the Hub's cache keeps the files in, which reports record.
+    """
+    from minicos.model import Settings
+
+    base = Settings(
+        "wan2.2-i2v-a14b",
+        frames=81,
+        steps=40,
+        shift=5.0,
+        guidance=(3.5, 3.5),
+        boundary=0.900,
+        canvas=(480, 832),
+        negative_prompt=NEGATIVE_PROMPT,
+        batch=1,
+        dtype="bfloat16",
+    )
+    vbvr = replace(base, name="vbvr-wan2.2", steps=50, guidance=(5.0, 5.0), boundary=0.875)
+    models = (
+        FullModel("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "main", 126.0, "Apache-2.0", base),
+        FullModel("Video-Reason/VBVR-Wan2.2", "main", 126.0, "Apache-2.0", vbvr),
+    )
+    return {model.settings.name: model for model in models}
+
+
+def fetch(name: str) -> Path:
+    """The folder of a full model in the Hub's cache, downloaded if it is not there; offline when it is.
+
+    Raises MinicosError where this machine cannot run it, before anything is downloaded, and where the download fails.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    model = full_models()[name]
+    obstacles = obstacles_of(machine(), model, downloaded=True)
+    if obstacles:
+        raise MinicosError(f"this machine cannot run {name}: {'; '.join(obstacles)}; `minicos doctor` says more")
+    wanted = {
+        "repo_id": model.repository,
+        "revision": model.revision,
+        "ignore_patterns": ["*.bin", "*.pth", "assets/*"],
+    }
+    try:
+        return Path(snapshot_download(**wanted, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    obstacles = obstacles_of(machine(), model, downloaded=False)
+    if obstacles:
+        raise MinicosError(f"{name} cannot be downloaded: {'; '.join(obstacles)}")
+    size = f"about {model.download_gb:.0f} GB from {model.repository} ({model.licence})"
+    print(f"{name}: downloading {size} into {cache()}", file=sys.stderr)
+    try:
+        return Path(snapshot_download(**wanted))
+    except Exception as error:  # whatever the Hub, the network or the disk says becomes one line
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MinicosError(f"{name} could not be downloaded: {reason}; run the same again to go on") from error
+
+
+def cache() -> Path:
+    """Where the Hub keeps what it downloads."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+# --- what a machine can run -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What matters for a full model. Sizes in GB; gpu "" where there is none; cuda: of torch, "" if built for CPUs."""
+
+    gpu: str
+    gpu_gb: float
+    host_gb: float
+    disk_gb: float
+    cuda: str
+    missing: tuple[str, ...]
+
+
+def machine() -> Machine:
+    """This one."""
+    has_gpu = torch.cuda.is_available()
+    place = next(path for path in (cache(), *cache().parents) if path.exists())
+    return Machine(
+        gpu=torch.cuda.get_device_name() if has_gpu else "",
+        gpu_gb=torch.cuda.get_device_properties(0).total_memory / GB if has_gpu else 0.0,
+        host_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB,
+        disk_gb=shutil.disk_usage(place).free / GB,
+        cuda=torch.version.cuda or "",
+        missing=tuple(name for name in PACKAGES if find_spec(name) is None),
+    )
+
+
+def obstacles_of(here: Machine, model: FullModel, downloaded: bool) -> list[str]:
+    """Why a machine cannot run a full model, each with what would help; empty where it can."""
+    found = []
+    if not here.gpu:
+        build = "no GPU was found" if here.cuda else "torch is a build for CPUs (README: a GPU build of torch)"
+        found.append(f"it needs a CUDA GPU with {GPU_GB:.0f} GB; {build}")
+    elif here.gpu_gb < GPU_GB:
+        found.append(f"it needs {GPU_GB:.0f} GB of GPU memory, {here.gpu} has {here.gpu_gb:.0f}")
+    if here.host_gb < HOST_GB:
+        found.append(f"it needs {HOST_GB:.0f} GB of host memory, there are {here.host_gb:.0f}")
+    if not downloaded and here.disk_gb < model.download_gb:
+        found.append(f"it needs {model.download_gb:.0f} GB of disk, {here.disk_gb:.0f} are free at {cache()}")
+    if here.missing:
+        found.append(f"missing: {', '.join(here.missing)} (pip install 'minicos[wan]')")
+    return found
+
+
+def diagnosis(here: Machine, shipped: Sequence[str]) -> str:
+    """What `minicos doctor` prints."""
+    lines = [
+        f"torch        {torch.__version__} ({'CUDA ' + here.cuda if here.cuda else 'a build for CPUs'})",
+        f"GPU          {f'{here.gpu}, {here.gpu_gb:.0f} GB' if here.gpu else 'none'}",
+        f"host memory  {here.host_gb:.0f} GB",
+        f"disk         {here.disk_gb:.0f} GB free at {cache()}",
+        f"packages     {'missing: ' + ', '.join(here.missing) if here.missing else 'all there'}",
+        "",
+        f"{', '.join(shipped)}: can run",
+    ]
+    for name, model in full_models().items():
+        obstacles = obstacles_of(here, model, downloaded=False)
+        size = f"{model.download_gb:.0f} GB from {model.repository}, {model.licence}"
+        lines.append(f"{name} ({size}): {'cannot run: ' + '; '.join(obstacles) if obstacles else 'can run'}")
+    return "\n".join(lines)
+
+
+# --- LoRA -----------------------------------------------------------------------------------------------------------
+
+
+def merge_lora(folder: Path, loras: dict[str, Path], out: Path) -> None:
+    """Write a copy of a pipeline folder to `out`, with a LoRA merged into each of the named experts.
+
+    loras: "transformer" (high noise) and "transformer_2" (low noise) to files with DiffSynth's keys, as VBVR publishes
+    them; sampled as the paper samples VBVR unless the folder says otherwise. Raises MinicosError for an expert that the
+    folder lacks, and for keys that fit nothing in it.
+    """
+    import json
+
+    from minicos.model import SETTINGS_FILE
+
+    if out.resolve() == folder.resolve():
+        raise MinicosError(f"{out} is the folder that is merged into: give another --out")
+    for part in loras:
+        if not (folder / part).is_dir():
+            raise MinicosError(f"{folder} has no {part}: its LoRA cannot be merged")
+    prepare_folder(out)
+    for part, path in loras.items():
+        _merge_into(folder / part, path, out / part)
+    for source in folder.iterdir():
+        if source.name not in loras and source.is_dir():
+            shutil.copytree(source, out / source.name, dirs_exist_ok=True)
+        elif source.is_file():
+            shutil.copy2(source, out / source.name)
+    if not (out / SETTINGS_FILE).exists():
+        settings = replace(full_models()["vbvr-wan2.2"].settings, name=out.name)
+        (out / SETTINGS_FILE).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def _merge_into(expert: Path, lora: Path, out: Path) -> None:
+    from diffusers import WanTransformer3DModel
+    from diffusers.loaders import WanLoraLoaderMixin
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        given = load_file(lora)
+    except (OSError, SafetensorError) as error:
+        raise MinicosError(f"{lora} cannot be read as a LoRA: {str(error).splitlines()[0]}") from None
+    # DiffSynth names neither the model nor plain adapters; diffusers loads nothing, and only warns, unless both change.
+    prefixed = {"diffusion_model." + key.replace(".default.", "."): value for key, value in given.items()}
+    transformer = WanTransformer3DModel.from_pretrained(expert, torch_dtype="auto", local_files_only=True)
+    try:
+        state = WanLoraLoaderMixin.lora_state_dict(prefixed)
+    except Exception:  # foreign keys break the conversion in many ways
+        state = {}
+    known = {f"transformer.{name}" for name, _ in transformer.named_modules()}
+    strangers = [key for key in state or given if key.split(".lora_")[0] not in known]
+    if not given:
+        raise MinicosError(f"{lora} has no keys: nothing to merge")
+    if not state or strangers:
+        raise MinicosError(f"{lora} is for another model: {len(strangers)} keys fit nothing, as {strangers[0]}")
+    transformer.load_lora_adapter(state, prefix="transformer", adapter_name="merged")
+    transformer.fuse_lora()
+    transformer.unload_lora()
+    transformer.save_pretrained(out)

@@ -1,0 +1,231 @@
+"""The full models: what they need, LoRA files merged into them, and one expert at a time on the device."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from minicos import Recorder, get_task, load, sample
+from minicos.errors import MinicosError
+from minicos.full import GPU_GB, HOST_GB, Machine, diagnosis, full_models, machine, merge_lora, obstacles_of
+
+ENOUGH = Machine(gpu="H100", gpu_gb=80, host_gb=128, disk_gb=500, cuda="13.0", missing=())
+MAZES = [get_task("maze").sample(0, index, size=4) for index in range(3)]
+RANK = 2
+
+
+@pytest.fixture(params=list(full_models()))
+def model(request):
+    return full_models()[request.param]
+
+
+# --- what a machine can run -----------------------------------------------------------------------------------------
+
+
+def test_a_machine_with_enough_of_everything_can_run_them(model):
+    assert obstacles_of(ENOUGH, model, downloaded=False) == []
+    assert f"{model.settings.name} (" in diagnosis(ENOUGH, ["nano"])
+    assert "cannot" not in diagnosis(ENOUGH, ["nano"])
+
+
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [
+        ({"gpu": "", "gpu_gb": 0}, "CUDA GPU"),
+        ({"gpu": "", "gpu_gb": 0, "cuda": ""}, "build for CPUs"),
+        ({"gpu_gb": GPU_GB - 1}, "GPU memory"),
+        ({"host_gb": HOST_GB - 1}, "host memory"),
+        ({"disk_gb": 20}, "GB of disk"),
+        ({"missing": ("ftfy",)}, "missing: ftfy"),
+    ],
+)
+def test_what_a_machine_lacks_is_named(model, lack, words):
+    (obstacle,) = obstacles_of(replace(ENOUGH, **lack), model, downloaded=False)
+    assert words in obstacle
+    assert words in diagnosis(replace(ENOUGH, **lack), ["nano"])
+
+
+def test_files_that_are_there_need_no_more_disk(model):
+    assert obstacles_of(replace(ENOUGH, disk_gb=0), model, downloaded=True) == []
+
+
+def test_this_machine_is_described():
+    here = machine()
+    assert here.host_gb > 1
+    assert here.disk_gb > 0
+    assert bool(here.gpu) == torch.cuda.is_available()
+    assert here.missing == ()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_machine_without_a_gpu_is_told_before_any_download(model):
+    with pytest.raises(MinicosError, match=r"cannot run .* CUDA GPU") as caught:
+        load(model.settings.name)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_settings_are_those_of_the_paper_and_of_wan():
+    wan, vbvr = (full_models()[name].settings for name in ("wan2.2-i2v-a14b", "vbvr-wan2.2"))
+    assert (wan.steps, wan.shift, wan.boundary, wan.guidance) == (40, 5.0, 0.9, (3.5, 3.5))
+    assert (vbvr.steps, vbvr.shift, vbvr.boundary, vbvr.guidance) == (50, 5.0, 0.875, (5.0, 5.0))
+    assert wan.frames == vbvr.frames == 81
+    assert wan.canvas == vbvr.canvas == (480, 832)
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain_folder(tiny_wan_folder, tmp_path):
+    """A pipeline folder as diffusers writes it, without a file of ours."""
+    folder = shutil.copytree(tiny_wan_folder, tmp_path / "downloaded")
+    (folder / "minicos.json").unlink()
+    return folder
+
+
+def test_a_pipeline_folder_without_settings_is_taken_for_a_wan(plain_folder):
+    wan = full_models()["wan2.2-i2v-a14b"].settings
+    settings = load(plain_folder).settings
+    assert settings == replace(wan, name="downloaded", boundary=0.875)  # its own boundary
+
+
+def test_a_missing_expert_is_told_in_one_line(plain_folder):
+    shutil.rmtree(plain_folder / "transformer_2")
+    with pytest.raises(MinicosError, match="transformer_2"):
+        load(plain_folder)
+    index = json.loads((plain_folder / "model_index.json").read_text())
+    (plain_folder / "model_index.json").write_text(json.dumps({**index, "transformer_2": [None, None]}))
+    with pytest.raises(MinicosError, match="low-noise expert is missing"):
+        load(plain_folder)
+
+
+# --- LoRA -----------------------------------------------------------------------------------------------------------
+
+# DiffSynth's names of a block's matrices, and diffusers' names.
+NAMES = {
+    "self_attn.q": "attn1.to_q",
+    "self_attn.o": "attn1.to_out.0",
+    "cross_attn.k": "attn2.to_k",
+    "cross_attn.v": "attn2.to_v",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+
+
+def lora_file(transformer, path, seed):
+    """A LoRA in DiffSynth's layout, and what it adds to each matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, added = {}, {}
+    for block in range(len(transformer.blocks)):
+        for theirs, ours in NAMES.items():
+            weight = transformer.get_submodule(f"blocks.{block}.{ours}").weight
+            down = torch.randn(RANK, weight.shape[1], generator=generator)
+            up = torch.randn(weight.shape[0], RANK, generator=generator)
+            keys[f"blocks.{block}.{theirs}.lora_A.default.weight"] = down
+            keys[f"blocks.{block}.{theirs}.lora_B.default.weight"] = up
+            added[f"blocks.{block}.{ours}.weight"] = up @ down
+    save_file(keys, path)
+    return added
+
+
+def test_a_lora_is_merged_into_each_expert(tiny_wan, tiny_wan_folder, tmp_path):
+    files = {part: tmp_path / f"{part}.safetensors" for part in ("transformer", "transformer_2")}
+    added = {part: lora_file(getattr(tiny_wan, part), path, len(part)) for part, path in files.items()}
+    merge_lora(tiny_wan_folder, files, tmp_path / "merged")
+    merged = load(tmp_path / "merged")
+    assert merged.settings == tiny_wan.settings
+    for part in files:
+        before, after = (getattr(network, part).state_dict() for network in (tiny_wan, merged))
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            assert torch.allclose(after[key], value + added[part].get(key, 0), atol=1e-5), key
+    assert not torch.equal(sample(merged, MAZES[:1]).latents, sample(tiny_wan, MAZES[:1]).latents)
+
+
+def test_a_merged_download_is_sampled_as_the_paper_samples_vbvr(tiny_wan, plain_folder, tmp_path):
+    files = {part: tmp_path / f"{part}.safetensors" for part in ("transformer", "transformer_2")}
+    for part, path in files.items():
+        lora_file(getattr(tiny_wan, part), path, 0)
+    merge_lora(plain_folder, files, tmp_path / "merged")
+    settings = json.loads((tmp_path / "merged" / "minicos.json").read_text())
+    assert (settings["name"], settings["steps"], settings["boundary"]) == ("merged", 50, 0.875)
+
+
+def foreign(transformer, path):
+    save_file({"encoder.layers.0.lora_A.weight": torch.zeros(2, 4)}, path)
+
+
+def too_many_blocks(transformer, path):
+    shape = transformer.blocks[0].attn1.to_q.weight.shape
+    keys = {"lora_A": torch.zeros(RANK, shape[1]), "lora_B": torch.zeros(shape[0], RANK)}
+    save_file({f"blocks.39.self_attn.q.{key}.default.weight": value for key, value in keys.items()}, path)
+
+
+def empty(transformer, path):
+    save_file({}, path)
+
+
+def broken(transformer, path):
+    path.write_bytes(b"no tensors")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [(foreign, "another model"), (too_many_blocks, "another model"), (empty, "no keys"), (broken, "cannot be read")],
+)
+def test_a_lora_for_another_model_is_refused(write, words, tiny_wan, tiny_wan_folder, tmp_path):
+    path = tmp_path / "lora.safetensors"
+    write(tiny_wan.transformer, path)
+    with pytest.raises(MinicosError, match=words) as caught:
+        merge_lora(tiny_wan_folder, {"transformer": path}, tmp_path / "merged")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lora_for_an_expert_that_is_not_there(untrained_nano, tmp_path):
+    with pytest.raises(MinicosError, match="no transformer_2"):
+        merge_lora(untrained_nano, {"transformer_2": tmp_path / "lora.safetensors"}, tmp_path / "merged")
+    with pytest.raises(MinicosError, match="is the folder"):
+        merge_lora(untrained_nano, {}, untrained_nano)
+
+
+# --- one expert at a time -------------------------------------------------------------------------------------------
+
+
+def test_one_expert_at_a_time_gives_the_same_video_and_moves_each_once(tiny_wan_folder, monkeypatch):
+    reasoner = load(tiny_wan_folder)
+    recorders = [Recorder("block", "cond", blocks=(0, 3)), Recorder("x0_hat")]
+    plain = sample(reasoner, MAZES, recorders=recorders)
+    moves = []
+    for part in ("transformer", "transformer_2", "text_encoder"):
+        module = getattr(reasoner, part)
+        monkeypatch.setattr(module, "to", lambda *a, part=part, to=module.to: (moves.append(part), to(*a))[1])
+    reasoner.to("cpu", one_at_a_time=True)
+    moves.clear()
+    seen = []
+    handle = reasoner.transformer_2.blocks[1].register_forward_hook(lambda *_: seen.append(1))
+    offloaded = sample(reasoner, MAZES, recorders=recorders)
+    handle.remove()
+    assert torch.equal(offloaded.latents, plain.latents)
+    for site, branch, block in (("block", "cond", 3), ("x0_hat", "guided", None)):
+        for step, value in plain.recorded(site, branch, block).items():
+            assert torch.equal(offloaded.recorded(site, branch, block)[step], value)
+    assert len(seen) == 2 * 2  # two low-noise steps, two branches: a hook of the user's survives the moves
+    # Each comes once, and goes when the next one comes.
+    assert moves == ["text_encoder", "text_encoder", "transformer", "transformer", "transformer_2"]
+
+
+def test_a_prompt_is_encoded_once(tiny_wan):
+    lengths = []
+    handle = tiny_wan.text_encoder.register_forward_hook(lambda module, inputs, output: lengths.append(len(inputs[0])))
+    prompts = ["find the path", "turn the shape", "find the path"]
+    condition = tiny_wan.condition_on(torch.zeros(3, 3, 1, 32, 32), prompts, 5)
+    handle.remove()
+    assert lengths == [2, 1]  # two different prompts, and one negative prompt for all three
+    assert torch.equal(condition.text["cond"][0], condition.text["cond"][2])
+    assert not torch.equal(condition.text["cond"][0], condition.text["cond"][1])
+    assert condition.text["uncond"].shape == condition.text["cond"].shape
