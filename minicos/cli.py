@@ -29,6 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MinicosError as error:
         print(f"minicos: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        reason = str(error).splitlines()[0]
+        print(f"minicos: {reason} Close other programs on the GPU, or take a larger one.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             "minicos: interrupted; what was written stays: `train --resume` or the same experiment goes on from it",
@@ -92,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--low", type=Path, required=True, help="LoRA file of the low-noise expert")
     merge.add_argument("--out", type=Path, required=True, help="folder for the merged pipeline")
     merge.set_defaults(run=_merge)
+
+    bench = commands.add_parser("bench", help="answer VBVR-Bench's cases, and score them if its evaluator is installed")
+    _add_model(bench)
+    bench.add_argument("--data", type=Path, required=True, help="folder <split>/<task>/<number>/first_frame.png, ...")
+    bench.add_argument("--out", type=Path, required=True, help="folder for the answers, resumed if it was begun")
+    bench.add_argument("--cases", type=_positive, help="so many of them, drawn by the seed (default: all)")
+    bench.add_argument("--seed", type=_whole, default=0)
+    bench.set_defaults(run=_bench)
 
     plan = commands.add_parser("plan", help="what an experiment will cost: passes, memory and time")
     plan.add_argument("names", nargs="*", help="experiments (default: all)")
@@ -224,6 +238,15 @@ def _merge(options: argparse.Namespace) -> None:
 
     merge_lora(options.folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
     print(f"merged: {options.out}; next: minicos demo --model {options.out}")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from minicos.files import prepare_folder
+    from minicos.model import load
+    from minicos.vbvr import run_bench
+
+    prepare_folder(options.out)
+    run_bench(load(options.model), options.data, options.out, options.cases, options.seed)
 
 
 def _plan(options: argparse.Namespace) -> None:

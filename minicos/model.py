@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from minicos import flow
 from minicos.errors import MinicosError
-from minicos.tasks import Puzzle, Video, task_of
+from minicos.tasks import Puzzle, Video
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -203,15 +203,16 @@ class Reasoner:
 
     @torch.no_grad()
     def condition(self, puzzles: list[Puzzle]) -> Condition:
-        """Encode the given images and prompts of puzzles that share one canvas.
+        """Encode the given images and prompts of puzzles that share one canvas and number of frames.
 
         Raises MinicosError where they do not, or where the canvas is larger than the model can address.
         """
-        images = [task_of(p).render(p, 2, self.settings.canvas)[0] for p in puzzles]
-        if len({image.shape for image in images}) != 1:
+        images = [puzzle.image(self.settings.canvas) for puzzle in puzzles]
+        frames = {puzzle.frames or self.settings.frames for puzzle in puzzles}
+        if len({image.shape for image in images}) != 1 or len(frames) != 1:
             raise MinicosError("puzzles of different sizes in one batch: group them by size first")
         first = to_latent_range(np.stack(images)[:, None]).to(self.device)
-        return self.condition_on(first, [p.prompt for p in puzzles], self.settings.frames)
+        return self.condition_on(first, [p.prompt for p in puzzles], frames.pop())
 
     def condition_on(self, first: Tensor, prompts: list[str], frames: int) -> Condition:
         """As `condition`, from given images: `first` is (batch, 3, 1, height, width) in [-1, 1]."""

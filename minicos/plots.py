@@ -80,17 +80,23 @@ def video_wall(videos: Sequence[Video], scores: Sequence[Score], columns: int = 
 
 
 def save_video(video: Video, path: Path, seconds_per_frame: float = 0.5) -> None:
-    """Write a uint8 video as .gif (endless) or .mp4 (H.264, once, the last frame held)."""
+    """Write a uint8 video as .gif (endless) or .mp4 (once), the last frame held."""
     import imageio.v3 as imageio
 
     if path.suffix == ".gif":
         times = [int(seconds_per_frame * 1000)] * (len(video) - 1) + [1500]
         imageio.imwrite(path, video, duration=times, loop=0)
-        return
+    else:
+        write_mp4(np.concatenate([video, video[-1:], video[-1:]]), path, 1 / seconds_per_frame)
+
+
+def write_mp4(video: Video, path: Path, frames_per_second: float) -> None:
+    """H.264, which wants even sides: an odd one gets one more row or column."""
+    import imageio.v3 as imageio
+
     _, height, width, _ = video.shape
-    even = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # H.264 wants even sides
-    held = np.concatenate([even, even[-1:], even[-1:]])
-    imageio.imwrite(path, held, fps=1 / seconds_per_frame, codec="libx264", macro_block_size=1, quality=8)
+    even = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    imageio.imwrite(path, even, fps=frames_per_second, codec="libx264", macro_block_size=1, quality=8)
 
 
 def training_curve(points: Sequence[Point], others: Mapping[str, Sequence[Point]], title: str) -> Figure:

@@ -30,6 +30,9 @@ def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProce
         (["experiment", "budget", "--devices", "0"], "--devices"),
         (["plan", "teapot"], "choose from chain-of-steps"),
         (["replicate"], "--out"),
+        (["merge", "OUT", "--high", "a", "--low", "b", "--out", "OUT/merged"], "no transformer"),
+        (["bench", "--data", "nowhere", "--model", "giga", "--out", "OUT"], "giga"),
+        (["bench", "--data", "nowhere", "--model", "nano", "--out", "OUT"], "holds no case"),
         (["train", "--preset", "giga", "--out", "OUT"], "giga"),
         (["train", "--devices", "many", "--out", "OUT"], "many"),
         (["train", "--strategy", "magic", "--out", "OUT"], "magic"),
@@ -39,7 +42,7 @@ def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProce
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, word, tmp_path):
-    done = minicos(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+    done = minicos(*[a.replace("OUT", str(tmp_path / "out")) for a in arguments])
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -126,6 +129,28 @@ def test_a_plan_is_printed_and_nothing_is_run(tmp_path):
         *(("layers", sweep) for sweep in ("trained", "untrained", "total")),
         ("all", "total"),
     ]
+
+
+def test_out_of_memory_is_one_line(monkeypatch, capsys):
+    import torch
+
+    from minicos import cli, evaluation
+
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30 GiB.\nSee the documentation.")
+
+    monkeypatch.setattr(evaluation, "load", fill)
+    assert cli.main(["evaluate"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert "30 GiB" in complaint
+
+
+def test_the_doctor_says_what_can_run():
+    done = minicos("doctor")
+    assert done.returncode == 0, done.stderr
+    assert "nano" in done.stdout
+    assert "vbvr-wan2.2" in done.stdout
 
 
 def test_interruption_is_quiet(monkeypatch, capsys):

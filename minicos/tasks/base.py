@@ -55,6 +55,17 @@ class Puzzle:
     size: int
     prompt: str
 
+    @property
+    def frames(self) -> int | None:
+        """How many frames its video has to have; None where the model decides."""
+        return None
+
+    def image(self, canvas: tuple[int, int] | None) -> NDArray[np.uint8]:
+        """The given image, uint8 (height, width, 3), on a canvas of this height and width, or on the puzzle's own."""
+        from minicos.tasks import task_of
+
+        return task_of(self).render(self, 2, canvas)[0]
+
 
 class Task(ABC):
     """A kind of puzzle. Tasks have no state: everything about an instance is in its Puzzle."""

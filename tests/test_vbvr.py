@@ -1,0 +1,119 @@
+"""VBVR-Bench's folders: read, answered, and resumed; what is broken is skipped, counted and named."""
+
+from __future__ import annotations
+
+import shutil
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from minicos import load
+from minicos.errors import MinicosError
+from minicos.plots import write_mp4
+from minicos.tasks import get_task
+from minicos.vbvr import answer, chosen, count_frames, evaluate_answers, read_cases, run_bench
+
+MAZE = get_task("maze")
+
+
+def add_case(data, key, length=5, prompt="Find the path", sides=(48, 64)):
+    puzzle = MAZE.sample(0, len(list(data.rglob("*.png"))), size=4)
+    folder = data / key
+    folder.mkdir(parents=True)
+    Image.fromarray(MAZE.render(puzzle, 2, sides)[0]).save(folder / "first_frame.png")
+    Image.fromarray(MAZE.render(puzzle, 2, sides)[1]).save(folder / "final_frame.png")
+    (folder / "prompt.txt").write_text(prompt + "\n")
+    if length:
+        write_mp4(MAZE.render(puzzle, length, sides), folder / "ground_truth.mp4", 16)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four good cases of two lengths and two shapes in two splits, and all that can be wrong with others."""
+    folder = tmp_path / "data"
+    add_case(folder, "in/O-39_maze/00000")
+    add_case(folder, "in/O-39_maze/00001", length=6)
+    add_case(folder, "out/O-85_rotation/00000", sides=(64, 48))
+    add_case(folder, "out/O-85_rotation/00001", length=0)
+    (add_case(folder, "out/G-1_broken/00000") / "ground_truth.mp4").write_bytes(b"no video")
+    (add_case(folder, "out/G-1_broken/00001") / "prompt.txt").unlink()
+    add_case(folder, "out/G-1_broken/00002", prompt="")
+    (add_case(folder, "out/G-1_broken/00003") / "first_frame.png").unlink()
+    (add_case(folder, "out/G-1_broken/00004") / "first_frame.png").write_bytes(b"no image")
+    (folder / "out" / "G-2_empty").mkdir()
+    return folder
+
+
+def test_good_cases_are_read_and_bad_ones_are_named(data):
+    cases, skipped = read_cases(data)
+    assert [(case.key, case.length, case.frames) for case in cases] == [
+        ("in/O-39_maze/00000", 5, 5),
+        ("in/O-39_maze/00001", 6, 9),  # lengths have the form 4 k + 1
+        ("out/O-85_rotation/00000", 5, 5),
+        ("out/O-85_rotation/00001", None, None),  # no ground truth: the model's own length
+    ]
+    assert {one.key: one.reason for one in skipped} == {
+        "out/G-1_broken/00000": "ground_truth.mp4 cannot be read",
+        "out/G-1_broken/00001": "no prompt.txt",
+        "out/G-1_broken/00002": "prompt.txt is empty",
+        "out/G-1_broken/00003": "no first_frame.png",
+        "out/G-1_broken/00004": "first_frame.png is no image",
+        "out/G-2_empty": "no cases in it",
+    }
+
+
+def test_images_keep_their_aspect_ratio(data):
+    cases, _ = read_cases(data)
+    assert cases[0].image((32, 32)).shape == (32, 32, 3)  # 3 to 4, in multiples of 16
+    assert cases[0].image((480, 832)).shape == (544, 736, 3)
+    assert cases[2].image((480, 832)).shape == (736, 544, 3)
+    assert np.array_equal(cases[0].image(None), np.asarray(Image.open(cases[0].folder / "first_frame.png")))
+
+
+def test_a_subset_is_drawn_by_its_seed(data):
+    cases, _ = read_cases(data)
+    assert chosen(cases, None, 0) == cases == chosen(cases, 10, 0)
+    drawn = [tuple(case.key for case in chosen(cases, 2, seed)) for seed in range(10)]
+    assert drawn == [tuple(case.key for case in chosen(cases, 2, seed)) for seed in range(10)]
+    assert len(set(drawn)) > 1
+    assert all(list(keys) == sorted(keys) for keys in drawn)
+
+
+def test_answers_lie_where_the_evaluator_looks_and_have_the_length_of_the_truth(data, tiny_wan_folder, tmp_path):
+    reasoner, out = load(tiny_wan_folder), tmp_path / "answers"
+    cases, _ = read_cases(data)
+    told = []
+    answer(reasoner, cases, out, advance=told.append)
+    assert sum(told) == len(cases)
+    files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
+    assert set(files) == {f"{case.key}.mp4" for case in cases}
+    for case in cases:
+        path = files[f"{case.key}.mp4"]
+        assert count_frames(path) == (case.length or reasoner.settings.frames)
+        assert imageio.imread(path).shape[1:] == case.image(reasoner.settings.canvas).shape
+    before = {path: path.read_bytes() for path in files.values()}
+    files["in/O-39_maze/00001.mp4"].unlink()
+    answer(reasoner, cases, out)  # only what is missing, and the same as before
+    assert before == {path: path.read_bytes() for path in files.values()}
+
+
+def test_the_bench_says_what_it_did_and_what_it_could_not(data, tiny_wan_folder, tmp_path, capsys):
+    run_bench(load(tiny_wan_folder), data, tmp_path / "answers", 2, seed=1)
+    said = capsys.readouterr().out
+    assert "2 of 4 cases answered (seed 1), 6 skipped" in said
+    assert "skipped: out/G-2_empty: no cases in it" in said
+    assert len(list((tmp_path / "answers").rglob("*.mp4"))) == 2
+    assert evaluate_answers(data, tmp_path / "answers") is None
+    assert "evaluator is not installed" in said
+
+
+def test_a_folder_without_cases_is_refused(data, tmp_path):
+    with pytest.raises(MinicosError, match="holds no case"):
+        read_cases(tmp_path / "nowhere")
+    for split in ("in", "out/O-85_rotation"):
+        shutil.rmtree(data / split)
+    with pytest.raises(MinicosError, match=r"G-1_broken/00000: ground_truth\.mp4 cannot be read"):
+        read_cases(data)
