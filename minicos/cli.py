@@ -78,14 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("name", help="for example chain-of-steps")
     _add_model(experiment)
     experiment.add_argument("--out", type=Path, help="folder, resumed if it was begun (default: out/NAME-MODEL)")
-    experiment.add_argument("--quick", action="store_true", help="few puzzles: about a minute on two cores")
+    _add_scale(experiment)
     _add_sharing(experiment)
     experiment.set_defaults(run=_experiment)
 
     replicate = commands.add_parser("replicate", help="all experiments, and one report of them")
     _add_model(replicate)
     replicate.add_argument("--out", type=Path, required=True, help="folder, resumed if it was begun")
-    replicate.add_argument("--quick", action="store_true", help="few puzzles: minutes instead of hours")
+    _add_scale(replicate)
     _add_sharing(replicate)
     replicate.set_defaults(run=_replicate)
 
@@ -110,13 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="what an experiment will cost: passes, memory and time")
     plan.add_argument("names", nargs="*", help="experiments (default: all)")
     _add_model(plan)
-    plan.add_argument("--quick", action="store_true", help="of the quick version")
+    _add_scale(plan)
     plan.set_defaults(run=_plan)
     return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a name, or a checkpoint's folder (default: $MINICOS_MODEL, else micro)")
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="few and easy puzzles: a minute each on two cores")
+    parser.add_argument("--cases", type=_positive, help="puzzles of each task (default: 256; 16 if quick)")
 
 
 def _add_nodes(parser: argparse.ArgumentParser) -> None:
@@ -178,14 +183,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace) -> None:
     from minicos.experiments import get_experiment
-    from minicos.experiments.base import FULL, QUICK
+    from minicos.experiments.base import scale_of
     from minicos.experiments.running import SUMMARY_FILE, run_experiment
     from minicos.files import prepare_folder
     from minicos.model import load
 
     if options.out:
         prepare_folder(options.out)
-    experiment, scale = get_experiment(options.name), QUICK if options.quick else FULL
+    experiment, scale = get_experiment(options.name), scale_of(options.quick, options.cases)
     fabric, reasoner = _fabric(options), load(options.model)
     if fabric:
         reasoner.to(fabric.device)
@@ -198,7 +203,7 @@ def _experiment(options: argparse.Namespace) -> None:
 
 
 def _replicate(options: argparse.Namespace) -> None:
-    from minicos.experiments.base import FULL, QUICK
+    from minicos.experiments.base import scale_of
     from minicos.files import prepare_folder
     from minicos.model import load
     from minicos.replication import REPORT_FILE, replicate
@@ -207,8 +212,9 @@ def _replicate(options: argparse.Namespace) -> None:
     fabric, reasoner = _fabric(options), load(options.model)
     if fabric:
         reasoner.to(fabric.device)
-    command = f"minicos replicate --model {reasoner.settings.name} --out DIR{' --quick' if options.quick else ''}"
-    findings = replicate(reasoner, options.out, QUICK if options.quick else FULL, command, fabric)
+    how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
+    command = f"minicos replicate --model {reasoner.settings.name} --out DIR{how}"
+    findings = replicate(reasoner, options.out, scale_of(options.quick, options.cases), command, fabric)
     for finding in findings:
         print(f"{finding.experiment:>16}  {finding.status:<9}  {finding.text}")
     if findings:
@@ -251,11 +257,11 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from minicos.experiments import EXPERIMENTS, get_experiment
-    from minicos.experiments.base import FULL, QUICK
+    from minicos.experiments.base import scale_of
     from minicos.model import load
     from minicos.planning import plan, plan_table
 
-    reasoner, scale = load(options.model), QUICK if options.quick else FULL
+    reasoner, scale = load(options.model), scale_of(options.quick, options.cases)
     experiments = [get_experiment(name) for name in options.names or EXPERIMENTS]
     print(plan_table([(experiment.name, plan(experiment.sweeps(reasoner, scale))) for experiment in experiments]))
 

@@ -17,7 +17,19 @@ from minicos import load
 from minicos.cards import EVALUATION_FILE
 from minicos.errors import MinicosError
 from minicos.experiments import EXPERIMENTS, get_experiment, layers
-from minicos.experiments.base import Scale, easiest, edge, judge, means, puzzles_for, solid, together
+from minicos.experiments.base import (
+    FULL,
+    QUICK,
+    Scale,
+    easiest,
+    edge,
+    judge,
+    means,
+    puzzles_for,
+    scale_of,
+    solid,
+    together,
+)
 from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
 from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
@@ -26,7 +38,7 @@ from minicos.model import CHECKPOINTS
 from minicos.replication import findings_table, replicate
 from minicos.tasks import get_task
 
-TINY = Scale("quick", 3, 2, 3)
+TINY = Scale("quick", 3, 2, 3, quick=True)
 
 
 @pytest.fixture(params=["nano", "tiny_wan"], scope="module")
@@ -127,6 +139,13 @@ def test_means_by_group_have_intervals():
     assert (rows["n"] == 40).all()
 
 
+def test_a_number_of_cases_keeps_the_proportions():
+    assert scale_of(False, None) == FULL
+    assert scale_of(True, None) == QUICK
+    assert scale_of(False, 128) == Scale("full-128", 128, 64, 500)
+    assert scale_of(True, 1) == Scale("quick-1", 1, 1, 1, quick=True)
+
+
 def test_the_edge_is_where_the_gap_is_largest():
     assert edge(load("nano"), "maze") == 5
     assert edge(load("nano"), "maze-braided") == 3  # not trained on it: the smallest
@@ -146,7 +165,7 @@ def test_puzzles_are_taken_where_an_experiment_needs_them(tmp_path):
     (folder / EVALUATION_FILE).write_text(json.dumps(report))
     reasoner = load(folder)
     assert (edge(reasoner, "maze"), solid(reasoner, "maze"), easiest(reasoner, "maze")) == (7, 6, 5)  # 4x4: too few
-    full, quick = Scale("full", 2, 1, 3), Scale("quick", 2, 1, 3)
+    full, quick = Scale("full", 2, 1, 3), Scale("quick", 2, 1, 3, quick=True)
     assert {puzzle.size for puzzle in puzzles_for(reasoner, "maze", full, where=solid)} == {6}
     assert [puzzle.size for puzzle in puzzles_for(reasoner, "maze", quick, 3, where=solid)] == [5, 5, 5]
 
@@ -363,7 +382,7 @@ def test_a_network_finds_its_causal_twin_and_a_twin_has_none(twins, untrained_na
 
 
 def test_the_causal_twin_is_run_both_ways(twins, tmp_path):
-    result = run_experiment(get_experiment("causal-twin"), load(twins), tmp_path, Scale("quick", 4, 2, 4))
+    result = run_experiment(get_experiment("causal-twin"), load(twins), tmp_path, Scale("quick", 4, 2, 4, quick=True))
     plain = result.summary[result.summary["family"] == "run"]
     assert set(plain["way"]) == {"network", "network, masked", "twin", "twin, frame by frame"}
     assert set(plain["steps"]) == {12, 2}  # 2 steps for each of 6 frames cost as much as 12 for all

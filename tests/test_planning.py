@@ -10,7 +10,7 @@ from minicos.experiments.base import Scale
 from minicos.planning import plan, plan_table
 from minicos.sampling import sample_runs
 
-TINY = Scale("quick", 3, 2, 3)
+TINY = Scale("quick", 3, 2, 3, quick=True)
 
 
 @pytest.fixture(params=["nano", "tiny_wan"], scope="module")

@@ -37,13 +37,24 @@ class Scale:
     A quick run takes the easiest puzzles that show something, not those at the edge.
     """
 
-    name: Literal["full", "quick"]
+    name: str
     puzzles: int
     pairs: int
     many: int
+    quick: bool = False
 
 
-FULL, QUICK = Scale("full", 256, 128, 1000), Scale("quick", 16, 8, 16)
+FULL, QUICK = Scale("full", 256, 128, 1000), Scale("quick", 16, 8, 16, quick=True)
+
+
+def scale_of(quick: bool, cases: int | None) -> Scale:
+    """What the command line asks for; cases: puzzles of each task, with the other numbers in proportion."""
+    scale = QUICK if quick else FULL
+    if cases is None:
+        return scale
+    share = cases / scale.puzzles
+    pairs, many = (max(1, round(share * number)) for number in (scale.pairs, scale.many))
+    return Scale(f"{scale.name}-{cases}", cases, pairs, many, quick)
 
 
 @dataclass(frozen=True)
@@ -195,7 +206,7 @@ def puzzles_for(
     where: Callable[[Reasoner, str], int] = edge,
 ) -> list[Puzzle]:
     """n test puzzles (scale.puzzles, if not said) at the model's edge, or where it is solid; the easiest if quick."""
-    size = easiest if scale.name == "quick" else where
+    size = easiest if scale.quick else where
     return held_out(task, size(reasoner, task), n or scale.puzzles)
 
 

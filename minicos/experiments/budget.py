@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TASKS = ("maze", "rotation-open")
-STEPS = {"full": (1, 2, 4, 8, 16, 64), "quick": (1, 4, 12)}
-OTHER_SHIFTS = {"full": (1.0, 5.0), "quick": (1.0,)}  # beside the model's own, at few steps only: they cost as much
+STEPS = {False: (1, 2, 4, 8, 16, 64), True: (1, 4, 12)}  # if quick
+OTHER_SHIFTS = {False: (1.0, 5.0), True: (1.0,)}  # beside the model's own, at few steps only: they cost as much
 SHIFTED_STEPS = (4, 16)
 GAIN = 0.10
 
@@ -49,8 +49,8 @@ class Budget(Experiment):
         for task in tasks_of(reasoner, TASKS):
             network = reasoner.for_task(task)
             own = network.settings.shift
-            budgets = [(steps, own) for steps in STEPS[scale.name]]
-            budgets += [(s, shift) for shift in OTHER_SHIFTS[scale.name] if shift != own for s in SHIFTED_STEPS]
+            budgets = [(steps, own) for steps in STEPS[scale.quick]]
+            budgets += [(s, shift) for shift in OTHER_SHIFTS[scale.quick] if shift != own for s in SHIFTED_STEPS]
             puzzles = puzzles_for(reasoner, task, scale)
             for steps, shift in budgets:
                 labels = {"task": task, "size": puzzles[0].size, "steps": steps, "shift": shift, "own": shift == own}

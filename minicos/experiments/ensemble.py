@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TASK = "maze"
 SEEDS = (0, 1, 2)
 WINDOW = (0.5, 0.75)  # of the blocks: the paper's layers 20 to 29 of 40
+WINDOWS = 7  # at most
 GAIN = 0.03  # what the paper reports
 
 
@@ -116,9 +117,11 @@ def conditions(blocks: int) -> dict[str, tuple[Intervention, ...]]:
 
 
 def sliding(blocks: int) -> dict[str, tuple[Intervention, ...]]:
-    """Windows of the same width over all blocks."""
+    """Windows of the same width over all blocks: each possible one, of a deep network WINDOWS, evenly spread."""
     width = len(window_of(blocks))
-    windows = [tuple(range(first, first + width)) for first in range(blocks - width + 1)]
+    last = blocks - width
+    firsts = sorted({round(first) for first in np.linspace(0, last, min(last + 1, WINDOWS))})
+    windows = [tuple(range(first, first + width)) for first in firsts]
     return {f"blocks {w[0]} to {w[-1]}": (Average(SEEDS, "block", w),) for w in windows}
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TASKS = ("maze", "rotation-open")
 STEPS = 6  # of the schedule, evenly spread
+FRAMES, COUNTS = 8, 6  # at most: which frames are noised throughout, and how many in the curve of equal damage
 FEATURES = 64  # per step, random projections of x0_hat
 RAW, MATCHED = 0.20, 0.10
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
@@ -142,15 +143,16 @@ def trials_of(puzzle: Puzzle, index: int, steps: int, frames: int) -> list[Trial
 
 def conditions(steps: int, frames: int) -> list[tuple[str, int, float, tuple[Intervention, ...]]]:
     """(family, at which step, frame or count, erased frame-steps, interventions)."""
-    chosen = sorted({round(s) for s in np.linspace(0, steps - 1, min(STEPS, steps))})
+    chosen = spread(0, steps - 1, STEPS)
     middle, inner = steps // 2, tuple(range(1, frames - 1)) or (0,)
     found: list[tuple[str, int, float, tuple[Intervention, ...]]] = [("clean", 0, 0, ()), ("another seed", 0, 0, ())]
     found += [("noise at step", s, frames, (noise_at_step(s),)) for s in chosen]
     found += [("re-noise at step", s, frames, (Renoise((s,)),)) for s in chosen]
-    found += [("noise at frame", f, steps, (noise_at_frame(f),)) for f in range(frames)]
-    for k in range(1, len(inner) + 1):
+    found += [("noise at frame", f, steps, (noise_at_frame(f),)) for f in spread(0, frames - 1, FRAMES)]
+    counts = spread(1, len(inner), COUNTS)
+    for k in counts:
         found.append(("frames at one step", k, k, (Noise((middle,), Places(inner[:k])),)))
-    for m in range(1, min(len(inner), steps // 2) + 1):
+    for m in (count for count in counts if count <= steps // 2):
         span = tuple(range(middle - m // 2, middle - m // 2 + m))
         found.append(("one frame at steps", m, m, (Noise(span, Places(inner[:1])),)))
     for share in (0.25, 0.5, 0.75):
@@ -158,6 +160,11 @@ def conditions(steps: int, frames: int) -> list[tuple[str, int, float, tuple[Int
             ("share of positions at one step", middle, share * frames, (Noise((middle,), Places(share=share)),))
         )
     return found
+
+
+def spread(first: int, last: int, most: int) -> list[int]:
+    """Every whole number from first to last, or `most` of them, evenly spread."""
+    return sorted({round(number) for number in np.linspace(first, last, min(most, last - first + 1))})
 
 
 def judged_frames(trajectory: Trajectory, per_latent: int) -> list[list[dict[str, object]]]:

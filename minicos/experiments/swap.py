@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 REGIONS = {"maze": ("all", "start", "goal", "path", "elsewhere"), "rotation": ("all", "shape", "elsewhere")}
 TELLING = {"maze": "goal", "rotation": "shape"}  # where the pair's difference has to be known
 LAST_FRAME = "last frame"
+BLOCKS = 8  # at most: each costs a run for every region, donor and pair
 # Each region its colour and mark; the controls share a colour.
 REGION_STYLES = {
     "all": ("#56606B", "o"),
@@ -122,11 +124,16 @@ class Swap(Experiment):
 def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int, frames: int) -> list[Trial]:
     """Runs A and B, and A with everything that is put into it."""
     found = [_trial(a, index, blocks, "run A", Run(a)), _trial(a, index, blocks, "run B", Run(b))]
-    for block in range(blocks):
+    for block in blocks_of(blocks):
         for when, donor, region, intervention in conditions(a, b, unrelated, block, frames):
             run = Run(a, 0, (intervention,))
             found.append(_trial(a, index, blocks, donor, run, when=when, region=region, block=block))
     return found
+
+
+def blocks_of(blocks: int) -> list[int]:
+    """Every block; of a deep network BLOCKS of them, evenly spread, and the middle one, which is judged."""
+    return sorted({blocks // 2, *(round(b) for b in np.linspace(0, blocks - 1, min(blocks, BLOCKS)))})
 
 
 def conditions(
