@@ -3,10 +3,10 @@
 Run: python benchmarks/full_scale.py   (on a CUDA GPU of 40 GB or more: 14.3 billion parameters in bfloat16, 480 x 832,
 9 and 81 frames; elsewhere a tiny shape, which only shows that the command works.)
 
-One expert, with guidance, STEPS steps. For each number of frames: seconds a step of our loop; its rate in matrix products
-and attention as a share of that of a large matrix product in the same type, measured in the same run; the time of
-diffusers' own pipeline with a first-order solver, in turn with ours, and of our loop with one block recorded and reduced;
-and the peak memory. Means of REPEATS with 95 % t intervals. RESULTS.md holds the table of the last run.
+One expert, with guidance, STEPS steps. For each number of frames: seconds a step of our loop; the rate of one pass in
+matrix products and attention, also as a share of that of a large matrix product of the same type, measured in the same
+run; what our loop takes more than diffusers' own pipeline with a first-order solver, both in turn, and with one block
+recorded and reduced; and the peak memory. Means of REPEATS with 95 % t intervals. RESULTS.md holds the last table.
 """
 
 from __future__ import annotations
@@ -192,13 +192,10 @@ def row(shape: Shape, frames: int) -> str:
 if __name__ == "__main__":
     DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     TYPE, SHAPE = (torch.bfloat16, FULL) if DEVICE == "cuda" else (torch.float32, TINY)
-    print(
-        f"{'The full' if SHAPE is FULL else 'A tiny'} shape, {provenance()['machine']}, torch {provenance()['torch']}\n"
-    )
-    print(
-        "| frames | s a step | TFLOP/s of a pass | % of a matrix product | our loop, % more | recording, % more | GB |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    where = f"{provenance()['machine']}, torch {provenance()['torch']}"
+    columns = "frames", "s a step", "TFLOP/s", "% of a matrix product", "our loop, % more", "recording, % more", "GB"
+    print(f"{'The full' if SHAPE is FULL else 'A tiny'} shape, {where}\n")
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     with torch.no_grad():
         for number in SHAPE.frames:
             print(row(SHAPE, number), flush=True)
