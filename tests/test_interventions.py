@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 import pytest
@@ -24,7 +25,7 @@ from minicos.interventions import (
     noise_at_step,
     to_tokens,
 )
-from minicos.runs import Batch, Run, company, noise_for
+from minicos.runs import Address, Batch, Intervention, Run, company, noise_for
 from minicos.sampling import Recorder, sample, sample_runs
 from minicos.sharing import Sharing, addresses
 from minicos.tasks import TASKS, get_task
@@ -409,3 +410,58 @@ def test_hooks_are_gone_after_an_intervention_fails(reasoner):
         sample(reasoner, mazes(1), interventions=[Failing(seeds=(0,))])
     experts = [m for m in (reasoner.transformer, reasoner.transformer_2) if m is not None]
     assert not any(block._forward_hooks for expert in experts for block in expert.blocks)
+
+
+MARK = 7.25
+
+
+@dataclass(frozen=True)
+class Marker(Intervention):
+    """Writes MARK everywhere at one address."""
+
+    address: Address
+
+    def indices(self):
+        return {}
+
+    def acts(self, at):
+        return at == self.address
+
+    def change(self, value, rows, batch, at):
+        return torch.full_like(value[rows], MARK)
+
+
+def test_a_marker_is_found_at_its_address_and_nowhere_else(reasoner):
+    """One run for every address there is; what is recorded, and what the next block is given, say where it came out."""
+    schedule = reasoner.schedule(STEPS)
+    places = [at for step in schedule for at in addresses(reasoner, step)]
+    runs = [Run(mazes(1)[0], seed, (Marker(at),)) for seed, at in enumerate(places)]
+    blocks = tuple(range(len(reasoner.transformer.blocks)))
+    branches = sorted({at.branch for at in places if at.branch})
+    recorders = [Recorder(site) for site in ("latents", "velocity", "x0_hat")]
+    recorders += [Recorder("block", branch, blocks=blocks) for branch in branches]
+    given = []  # (expert, block, which runs bring the marker into it), in the order of calls
+    handles = [
+        block.register_forward_pre_hook(
+            lambda module, inputs, name=name, number=number: given.append((name, number, marked(inputs[0])))
+        )
+        for name in ("transformer", "transformer_2")
+        if getattr(reasoner, name) is not None
+        for number, block in enumerate(getattr(reasoner, name).blocks)
+    ]
+    found = sample_runs(reasoner, runs, schedule=schedule, recorders=recorders)
+    for handle in handles:
+        handle.remove()
+    for at in places:
+        branch = at.branch or "guided"
+        seen = marked(found.recorded(at.site, branch, at.block)[at.step.index])
+        assert seen == [row for row, place in enumerate(places) if place == at], at
+    expected = [
+        (at.expert, at.block + 1, places.index(at)) for at in places if at.site == "block" and at.block < blocks[-1]
+    ]
+    assert [(name, number, row) for name, number, rows in given for row in rows] == expected
+
+
+def marked(values):
+    """The rows that are MARK throughout."""
+    return [row for row, value in enumerate(values) if torch.allclose(value, torch.tensor(MARK), atol=1e-4)]
