@@ -245,6 +245,11 @@ def test_a_curve_that_leaves_the_band_is_told():
     assert verdict(bad, reference).startswith("1 of 3 points")
 
 
+def test_a_recipe_of_another_length_is_not_compared():
+    said = verdict(points_of(0.1, 0.05), points_of(0.1, 0.05, 0.03))
+    assert said == f"the shipped run took {3 * WINDOW} steps, this one {2 * WINDOW}: their curves do not compare"
+
+
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     (tmp_path / "precious").write_text("data")
     with pytest.raises(MinicosError, match="not empty"):
