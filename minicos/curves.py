@@ -74,7 +74,8 @@ def outside_band(points: list[Point], reference: list[Point]) -> list[int]:
 def verdict(points: list[Point], reference: list[Point]) -> str:
     """One line for the end of a training run; a recipe of another length has another curve, which says nothing."""
     if len(points) != len(reference):
-        return f"the shipped run took {reference[-1].step} steps, this one {points[-1].step}: their curves do not compare"
+        took = reference[-1].step, points[-1].step
+        return f"the shipped run took {took[0]} steps, this one {took[1]}: their curves do not compare"
     left = outside_band(points, reference)
     count = f"{len(points) - len(left)} of {len(points)} points of the loss curve"
     where = f" (not: step {', '.join(map(str, left))})" if left else ""

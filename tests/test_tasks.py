@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from minicos.errors import MinicosError
+from minicos.plots import write_mp4
 from minicos.tasks import TASKS, get_task
 from minicos.tasks.base import Board
 
@@ -135,3 +138,18 @@ def test_partners_share_what_they_should_and_have_another_answer(name):
 def test_an_open_rotation_has_no_partner():
     task = get_task("rotation-open")
     assert task.partner(task.sample(0, 0)) is None
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("size", [(480, 832), (544, 736)])
+def test_a_video_of_the_full_models_size_is_read_after_compression_and_resizing(name, size, tmp_path):
+    """H.264 with its colour subsampling, then smoothly resized, as a video from elsewhere may have been."""
+    task = get_task(name)
+    puzzle = task.sample(0, 0, size=min(task.sizes, key=lambda other: abs(other - 8)))
+    write_mp4(task.render(puzzle, 9, size), tmp_path / "video.mp4", 16)
+    read = imageio.imread(tmp_path / "video.mp4")
+    smaller = ndimage.zoom(read, (1, 0.8, 0.8, 1), order=1)
+    for video in (read, smaller):
+        assert task.score(video, puzzle).solved
+        assert task.decode(video, puzzle) == task.decode(task.render(puzzle, 9), puzzle)
+    assert not task.score(np.repeat(smaller[:1], 9, axis=0), puzzle).solved

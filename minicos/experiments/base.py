@@ -163,8 +163,8 @@ def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.Data
 def edge(reasoner: Reasoner, task: str) -> int:
     """The size of a task that shows most: final rate within EDGE and the largest gap, as the evaluation has it.
 
-    Without an evaluation the smallest trained size; for a model that does not say what it was trained on, the task's
-    smallest.
+    Without an evaluation the smallest size of which puzzles can be held out: of those that it was trained on, or of the
+    task's where it does not say.
     """
     rows = _evaluated(reasoner, task)
     at_edge = [row for row in rows if EDGE[0] <= row.end <= EDGE[1]] or [row for row in rows if row.end >= EDGE[0]]
@@ -194,8 +194,10 @@ def _evaluated(reasoner: Reasoner, task: str) -> list[Row]:
     return [row for row in rows if row.task == task and row.length == "all" and row.trained and not row.rollout]
 
 
-def _smallest(reasoner: Reasoner, task: str) -> int:
-    return min(reasoner.for_task(task).settings.tasks.get(task, get_task(task).sizes))
+def _smallest(reasoner: Reasoner, name: str) -> int:
+    task = get_task(name)
+    sizes = reasoner.for_task(name).settings.tasks.get(name, task.sizes)
+    return min([size for size in sizes if task.splittable(size)] or sizes)
 
 
 def puzzles_for(
