@@ -249,6 +249,7 @@ class Reasoner:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Video:
         """Latents to video, uint8 (batch, frames, height, width, 3)."""
+        latents = latents.to(self.device)
         mean, std = self._latent_statistics(latents)
         video = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0]
         pixels = (video.float().clamp(-1, 1) + 1) * 127.5

@@ -51,8 +51,8 @@ class Recorder:
         return self.steps is None or step.index in self.steps
 
     def keep(self, value: Tensor, batch: Batch) -> Tensor:
-        """What is recorded of a value."""
-        return value if self.reduce is None else self.reduce(value, batch)
+        """What is recorded of a value, in host memory: a GPU has no room for all steps."""
+        return (value if self.reduce is None else self.reduce(value, batch)).cpu()
 
 
 @dataclass

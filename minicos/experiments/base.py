@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
-CHUNK, PUZZLES_A_CHUNK = 50, 8
+LEAST = 16
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
 
 
@@ -131,16 +131,25 @@ def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
     return Verdict(together([status for _, status, _ in parts]), f"{text[0].upper()}{text[1:]}.")
 
 
-def chunked(trials: list[Trial]) -> list[list[Trial]]:
-    """Trials that need nothing of each other, in chunks of CHUNK."""
-    return [trials[start : start + CHUNK] for start in range(0, len(trials), CHUNK)]
+def chunked(network: Reasoner, trials: list[Trial]) -> list[list[Trial]]:
+    """Trials that need nothing of each other, in chunks."""
+    size = chunk_of(network)
+    return [trials[start : start + size] for start in range(0, len(trials), size)]
 
 
-def grouped(puzzles: list[Puzzle], trials_of: Callable[[Puzzle, int], list[Trial]]) -> list[list[Trial]]:
+def grouped(
+    network: Reasoner, puzzles: list[Puzzle], trials_of: Callable[[Puzzle, int], list[Trial]]
+) -> list[list[Trial]]:
     """The trials of every puzzle and its number, a few puzzles a chunk: what they share is computed once."""
     trials = [trials_of(puzzle, index) for index, puzzle in enumerate(puzzles)]
-    groups = [trials[start : start + PUZZLES_A_CHUNK] for start in range(0, len(trials), PUZZLES_A_CHUNK)]
+    size = max(1, chunk_of(network) // 6)
+    groups = [trials[start : start + size] for start in range(0, len(trials), size)]
     return [[trial for of_puzzle in group for trial in of_puzzle] for group in groups]
+
+
+def chunk_of(network: Reasoner) -> int:
+    """Runs that are denoised side by side: a batch; at least LEAST, so that a full model seldom changes its expert."""
+    return max(LEAST, network.settings.batch)
 
 
 def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.DataFrame:

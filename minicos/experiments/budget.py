@@ -56,7 +56,7 @@ class Budget(Experiment):
                 labels = {"task": task, "size": puzzles[0].size, "steps": steps, "shift": shift, "own": shift == own}
                 trials = [Trial(Run(puzzle), {**labels, "puzzle": i}) for i, puzzle in enumerate(puzzles)]
                 name = f"{task}-{steps}-{shift:g}"
-                found.append(Sweep(name, network, chunked(trials), network.schedule(steps, shift), scored))
+                found.append(Sweep(name, network, chunked(network, trials), network.schedule(steps, shift), scored))
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:

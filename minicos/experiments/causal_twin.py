@@ -134,7 +134,7 @@ def sweep_of(model: Reasoner, way: str, steps: int, trials: list[Trial]) -> Swee
         "-".join(str(labels[key]) for key in ("where", "way", "steps", "family")).replace(", ", "-").replace(" ", "-")
     )
     measure = partial(judged_frames, per_latent=model.frames_per_latent)
-    return Sweep(name, model, chunked(trials), model.schedule(steps), measure, frame_by_frame=way == ROLLOUT)
+    return Sweep(name, model, chunked(model, trials), model.schedule(steps), measure, frame_by_frame=way == ROLLOUT)
 
 
 def trials_of(

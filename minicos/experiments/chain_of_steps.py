@@ -64,7 +64,7 @@ class ChainOfSteps(Experiment):
         network = reasoner.for_task(task)
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
         recorders = (Recorder("x0_hat"), Recorder("x0_hat", "cond"))
-        return Sweep(task, network, chunked(trials), network.schedule(), partial(measured, network), recorders)
+        return Sweep(task, network, chunked(network, trials), network.schedule(), partial(measured, network), recorders)
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)

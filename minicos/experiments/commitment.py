@@ -55,11 +55,11 @@ class Commitment(Experiment):
             chosen = restarts(len(schedule), STEPS)
             puzzles = puzzles_for(reasoner, task, scale)
             plain = partial(first_form, chosen=chosen)
-            found.append(Sweep(task, network, grouped(puzzles, plain), schedule, answered))
+            found.append(Sweep(task, network, grouped(network, puzzles, plain), schedule, answered))
             for s in restarts(len(schedule), BACK):
                 back = turned_back(schedule, at=s, to=s // 2)
                 second = partial(second_form, step=s)
-                found.append(Sweep(f"{task}-back-{s}", network, grouped(puzzles, second), back, answered))
+                found.append(Sweep(f"{task}-back-{s}", network, grouped(network, puzzles, second), back, answered))
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:

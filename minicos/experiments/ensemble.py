@@ -51,9 +51,11 @@ class Ensemble(Experiment):
         schedule, blocks = network.schedule(), len(network.transformer.blocks)
         puzzles = puzzles_for(reasoner, task, scale, scale.many)
         measure = partial(judged_together, reasoner=network)
-        main = grouped(puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
-        longer = grouped(puzzles, partial(trials_of, conditions={"3x steps": ()}, steps=3 * len(schedule)))
-        windows = grouped(puzzles[: scale.puzzles], partial(trials_of, conditions=sliding(blocks), steps=len(schedule)))
+        main = grouped(network, puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
+        longer = grouped(network, puzzles, partial(trials_of, conditions={"3x steps": ()}, steps=3 * len(schedule)))
+        windows = grouped(
+            network, puzzles[: scale.puzzles], partial(trials_of, conditions=sliding(blocks), steps=len(schedule))
+        )
         return [
             Sweep("main", network, main, schedule, measure),
             Sweep("3x-steps", network, longer, network.schedule(3 * len(schedule)), measure),

@@ -70,7 +70,9 @@ class Layers(Experiment):
         trials = [Trial(Run(p), {"task": TASK, "size": p.size, "puzzle": i}) for i, p in enumerate(puzzles)]
         recorders = Recorder("block", "cond", steps, blocks, hidden), Recorder("latents", "guided", steps, (), noisy)
         reduced = partial(probed, reasoner=network, blocks=blocks)
-        return Sweep(name, network, chunked(trials), schedule, partial(numbered, steps=steps), recorders, reduced)
+        return Sweep(
+            name, network, chunked(network, trials), schedule, partial(numbered, steps=steps), recorders, reduced
+        )
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         steps = sorted(set(tables[LEARNED]["step"]))

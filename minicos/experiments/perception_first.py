@@ -57,7 +57,7 @@ class PerceptionFirst(Experiment):
             ]
             recorder = Recorder("x0_hat", "cond")
             measure = partial(known, reasoner=network)
-            found.append(Sweep(task, network, chunked(trials), network.schedule(), measure, (recorder,)))
+            found.append(Sweep(task, network, chunked(network, trials), network.schedule(), measure, (recorder,)))
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:

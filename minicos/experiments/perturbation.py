@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from minicos.experiments.base import (
     Experiment,
@@ -29,7 +30,7 @@ from minicos.experiments.base import (
 from minicos.interventions import Noise, Places, Renoise, noise_at_frame, noise_at_step
 from minicos.measures import cka, mean_interval
 from minicos.model import Reasoner
-from minicos.runs import Intervention, Run
+from minicos.runs import Batch, Intervention, Run
 from minicos.sampling import Recorder, Trajectory
 from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, task_of
@@ -73,9 +74,11 @@ class Perturbation(Experiment):
             network = reasoner.for_task(task)
             schedule = network.schedule()
             puzzles = puzzles_for(reasoner, task, scale)
-            chunks = grouped(puzzles, partial(trials_of, steps=len(schedule), frames=network.latent_frames))
+            chunks = grouped(network, puzzles, partial(trials_of, steps=len(schedule), frames=network.latent_frames))
             measure = partial(judged_frames, per_latent=network.frames_per_latent)
-            found.append(Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat"),), projected))
+            found.append(
+                Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat", reduce=projected),), stacked)
+            )
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
@@ -178,11 +181,16 @@ def judged_frames(trajectory: Trajectory, per_latent: int) -> list[list[dict[str
     return rows
 
 
-def projected(trajectory: Trajectory) -> dict[str, NDArray]:
-    """Of x0_hat at every step, FEATURES random projections, (runs, steps, FEATURES); the same ones for every puzzle."""
-    estimates = torch.stack(list(trajectory.recorded("x0_hat").values()), 1).flatten(2).float().cpu()
+def projected(x0_hat: Tensor, batch: Batch) -> Tensor:
+    """FEATURES random projections, (runs, FEATURES); the same ones for every puzzle and step."""
+    estimates = x0_hat.flatten(1).float().cpu()
     directions = torch.randn(estimates.shape[-1], FEATURES, generator=torch.Generator().manual_seed(0))
-    return {"x0_hat": (estimates @ directions / estimates.shape[-1] ** 0.5).numpy().astype(np.float32)}
+    return estimates @ directions / estimates.shape[-1] ** 0.5
+
+
+def stacked(trajectory: Trajectory) -> dict[str, NDArray]:
+    """The projections of all steps, (runs, steps, FEATURES)."""
+    return {"x0_hat": torch.stack(list(trajectory.recorded("x0_hat").values()), 1).numpy()}
 
 
 def dissimilarity(features: NDArray, table: pd.DataFrame, family: str, at: int, erased: float) -> float:

@@ -50,7 +50,7 @@ class SelfCorrection(Experiment):
         for task in tasks_of(reasoner, TASKS):
             network = reasoner.for_task(task)
             schedule = network.schedule()
-            chunks = grouped(puzzles_for(reasoner, task, scale), partial(trials_of, steps=len(schedule)))
+            chunks = grouped(network, puzzles_for(reasoner, task, scale), partial(trials_of, steps=len(schedule)))
             measure = partial(watched, reasoner=network)
             found.append(Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat"),)))
         return found
