@@ -16,6 +16,7 @@ from copy import copy, deepcopy
 
 import numpy as np
 import torch
+from diffusers import WanTransformer3DModel
 from scipy import stats
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,11 +70,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def with_transformer(change: Callable[[torch.nn.Module], object]) -> Reasoner:
-    """The same network with a changed copy of its transformer."""
+def with_transformer(transformer: WanTransformer3DModel) -> Reasoner:
+    """The same network with another transformer."""
     changed = copy(reasoner)
-    changed.transformer = deepcopy(reasoner.transformer)
-    change(changed.transformer)
+    changed.transformer = transformer.eval().requires_grad_(False)
     return changed
 
 
@@ -105,8 +105,10 @@ if __name__ == "__main__":
     puzzles, schedule = held_out("maze", SIZE, PUZZLES), reasoner.schedule()
     noises = ((), *((noise_at_step(step.index),) for step in schedule))
     runs = [Run(puzzle, 0, noise) for puzzle in puzzles for noise in noises]
-    fused = with_transformer(lambda transformer: transformer.fuse_qkv_projections())
-    halved = with_transformer(lambda transformer: transformer.to(torch.bfloat16))
+    fused = with_transformer(deepcopy(reasoner.transformer))
+    fused.transformer.fuse_qkv_projections()
+    weights = reasoner.folder / "transformer"
+    halved = with_transformer(WanTransformer3DModel.from_pretrained(weights, torch_dtype=torch.bfloat16))
     rows = {
         "shared prefixes": lambda: ours(reasoner),
         "and inference mode": lambda: ours(reasoner, inference=True),
