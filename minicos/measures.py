@@ -30,12 +30,19 @@ def wilson_interval(successes: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def mean_interval(values: Floats) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean, resampling its rows (puzzles); seeded."""
+    """95 % percentile bootstrap interval of the mean, resampling its rows (puzzles); seeded.
+
+    Where no row differs from another, every resample is the same, and a bootstrap would claim certainty. Then the rule
+    of three: what n rows have not shown, a difference of one, may still happen in 1 - 0.05^(1/n) of all; cut off at -1
+    and 1 for values that lie between.
+    """
     from scipy.stats import bootstrap
 
     values = np.asarray(values, float)
-    if np.ptp(values) == 0:  # no row differs from another: every resample is the same
-        return float(values[0]), float(values[0])
+    if np.ptp(values) == 0:
+        value, unseen = float(values[0]), 1 - 0.05 ** (1 / len(values))
+        limit = 1.0 if abs(value) <= 1 else np.inf
+        return max(value - unseen, -limit), min(value + unseen, limit)
     result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 

@@ -125,7 +125,7 @@ def noise_for(runs: Sequence[Run], shape: tuple[int, ...], step: int, purpose: s
     """
     rows = []
     for run in runs:
-        digest = hashlib.blake2b(f"{run.seed}/{run.puzzle.key}/{step}/{purpose}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{run.seed}/{run.puzzle.noise_key}/{step}/{purpose}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         rows.append(torch.randn(shape, generator=generator))
     return torch.stack(rows)

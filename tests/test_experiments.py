@@ -314,7 +314,7 @@ def test_the_right_video_knows_what_where_and_when_and_a_copy_of_the_image_only_
 # --- layers ---------------------------------------------------------------------------------------------------------
 
 
-def layer_features(informative: bool, puzzles: int = 40) -> dict:
+def layer_features(informative: bool, puzzles: int = 80) -> dict:
     """Of 2 steps and 4 blocks; with something to read in the third block only, where route tokens have more energy."""
     rng = np.random.default_rng(0)
     tokens = len(layers.LABELS)

@@ -228,6 +228,19 @@ def test_swapping_every_token_of_the_last_block_gives_the_donors_velocity(untrai
     assert torch.allclose(velocity[0][0], velocity[0][1], atol=1e-5)
 
 
+def test_a_pair_starts_from_one_noise_and_all_swaps_together_make_it_the_other(untrained_nano):
+    nano = load(untrained_nano)
+    puzzle = mazes(1)[0]
+    partner = get_task("maze").partner(puzzle)
+    assert torch.equal(*(noise_for([Run(p)], (3, 4), 0, "initial") for p in (puzzle, partner)))
+    assert not torch.equal(*(noise_for([Run(p)], (3, 4), 0, "initial") for p in mazes(2)))
+    last = len(nano.transformer.blocks) - 1
+    run = Run(puzzle, 0, (SwapHidden(Run(partner), last, None),))
+    swapped, other, own = sample_runs(nano, [run, Run(partner), Run(puzzle)]).latents
+    assert torch.allclose(swapped, other, atol=1e-5)
+    assert not torch.allclose(swapped, own, atol=1e-2)
+
+
 def test_noise_in_the_place_of_hidden_states_keeps_their_norms(reasoner):
     puzzle = mazes(1)[0]
     noise = NoiseHidden(block=1, steps=(2,), tokens=Tokens(frames=(0,)))

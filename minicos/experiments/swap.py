@@ -1,9 +1,9 @@
 """Swap: hidden states of another puzzle put into a run, and whether the run's answer becomes the other's.
 
-Pairs differ in one thing: the goal of a maze, or the prompt of a rotation. The table has three ways: the answer stays,
-becomes the other's, or neither. Swapping every token hands the rest of the pass over to the other run, so that it flips
-is no finding: regions are. After the last block it is the other's own velocity: as much as one step can do. Donors that
-have nothing to say (another seed, an unrelated puzzle, noise) are the controls.
+Pairs differ in one thing, the goal of a maze or the prompt of a rotation, and start from the same noise. The table has
+three ways: the answer stays, becomes the other's, or neither. Swapping every token hands the rest of the pass over to
+the other run, so that it flips is no finding: regions are. After the last block it is the other's own velocity: as much
+as one step can do. Donors that have nothing to say (another seed, an unrelated puzzle, noise) are the controls.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ Status = Literal["solved", "wrong", "invalid", "unreadable"]
 Video = NDArray[np.uint8]  # (frames, height, width, 3)
 Item = TypeVar("Item")
 
+PARTNER = "/partner"  # what the key of the second one of a pair ends with
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STATUSES: tuple[Status, ...] = ("solved", "wrong", "invalid", "unreadable")
 
@@ -54,6 +56,11 @@ class Puzzle:
     key: str
     size: int
     prompt: str
+
+    @property
+    def noise_key(self) -> str:
+        """What noise is drawn by: both of a pair (`Task.partner`) are denoised from the same noise."""
+        return self.key.removesuffix(PARTNER)
 
     @property
     def frames(self) -> int | None:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicos.tasks.base import (
+    PARTNER,
     WHITE,
     Board,
     Puzzle,
@@ -140,7 +141,7 @@ class MazeTask(Task):
         return len(puzzle.route) - 1
 
     def partner(self, puzzle: MazePuzzle) -> MazePuzzle | None:
-        key = f"{puzzle.key}/partner"
+        key = f"{puzzle.key}{PARTNER}"
         rng = puzzle_rng(key)
         neighbours = {cell: puzzle.neighbours(cell) for cell in np.ndindex(puzzle.size, puzzle.size)}
         ends = _ends(neighbours, puzzle.start, puzzle.size - 1, at_least=2 if self.braided else 1)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicos.tasks.base import (
+    PARTNER,
     READABLE_DISTANCE,
     WHITE,
     Board,
@@ -195,7 +196,7 @@ class NamedRotation(RotationTask):
         return named_prompt(turns[0]), ()
 
     def partner(self, puzzle: RotationPuzzle) -> RotationPuzzle:
-        key = f"{puzzle.key}/partner"
+        key = f"{puzzle.key}{PARTNER}"
         others = [turn * sign for turn in self.sizes for sign in (1, -1) if wrap(turn * sign - puzzle.turn) != 0]
         turn = pick(others, puzzle_rng(key))
         return replace(puzzle, key=key, size=abs(turn), prompt=named_prompt(turn), turns=(turn,), shown=0)
