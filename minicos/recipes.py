@@ -63,30 +63,32 @@ RECIPES = {
         validate=(("rotation", 90), ("rotation", 180)),
     ),
     "micro": Recipe(
-        steps=9000,
+        steps=10_000,
         tokens=4000,
+        cooldown=0.6,
         stages=(
             Stage(0.05, {("maze", 3): 1, ("maze", 4): 1}),
             Stage(0.32, {("maze", 3): 0.02, ("maze", 4): 0.08, ("maze", 5): 0.75, ("maze-braided", 5): 0.15}),
             Stage(
                 1.0,
-                {("maze", 3): 0.03, ("maze", 4): 0.04, ("maze", 5): 0.33, ("maze", 6): 0.15, ("maze", 7): 0.3}
-                | {("maze-braided", 5): 0.05, ("maze-braided", 6): 0.04, ("maze-braided", 7): 0.06},
+                {("maze", 3): 0.04, ("maze", 4): 0.05, ("maze", 5): 0.4, ("maze", 6): 0.13, ("maze", 7): 0.25}
+                | {("maze-braided", 5): 0.05, ("maze-braided", 6): 0.03, ("maze-braided", 7): 0.05},
             ),
         ),
         validate=(("maze", 5), ("maze", 7), ("maze-braided", 5)),
         validate_every=1000,
     ),
     "micro-rotation": Recipe(
-        steps=12_000,
+        steps=15_000,
         tokens=4000,
+        cooldown=0.6,
         stages=(
-            Stage(0.17, {("rotation", 45): 1, ("rotation", 90): 2, ("rotation-open", 90): 1}),
-            Stage(0.25, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
+            Stage(0.14, {("rotation", 45): 1, ("rotation", 90): 2, ("rotation-open", 90): 1}),
+            Stage(0.2, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
             Stage(
                 1.0,
-                {**{("rotation", size): 0.25 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 3}
-                | {("rotation-by-example", 90): 2.5, ("rotation-by-example", 180): 1.5},
+                {("rotation", 45): 0.15, ("rotation", 90): 0.2, ("rotation", 135): 0.45, ("rotation", 180): 0.5}
+                | {("rotation-open", 90): 4, ("rotation-by-example", 90): 1.9, ("rotation-by-example", 180): 0.1},
             ),
         ),
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
