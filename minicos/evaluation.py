@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.measures import paired_interval, wilson_interval
 from minicos.model import Reasoner, load
+from minicos.parallel import each
 from minicos.sampling import Recorder, Trajectory, rollout, sample
 from minicos.tasks import STATUSES, Puzzle, Score, get_task, task_of
 
@@ -107,16 +109,27 @@ def evaluate(
     reasoner: Reasoner, n: int, seed: int = 0, advance: Callable[[str, int], None] = lambda *_: None
 ) -> list[Row]:
     """Rates on test puzzles of every difficulty. `advance(task, puzzles)` is told of progress."""
-    rows = []
+    chunks = []
     for difficulty in difficulties(reasoner, n):
         puzzles = held_out(difficulty.task, difficulty.size, difficulty.n)
-        outcomes: list[Outcome] = []
-        for start in range(0, len(puzzles), CHUNK):
-            chunk = puzzles[start : start + CHUNK]
-            outcomes += (solve_frame_by_frame if difficulty.rollout else solve)(reasoner, chunk, seed)
-            advance(difficulty.task, len(chunk))
-        rows += [summarise(difficulty, length, group) for length, group in by_length(difficulty.task, outcomes)]
-    return rows
+        chunks += [(difficulty, puzzles[start : start + CHUNK]) for start in range(0, len(puzzles), CHUNK)]
+    solved: dict[int, list[Outcome]] = {}
+    for number, outcomes in each(reasoner, partial(_solve_chunk, seed=seed), chunks):
+        solved[number] = outcomes
+        advance(chunks[number][0].task, len(outcomes))
+    of_difficulty: dict[Difficulty, list[Outcome]] = {}
+    for number, (difficulty, _) in enumerate(chunks):
+        of_difficulty.setdefault(difficulty, []).extend(solved[number])
+    return [
+        summarise(difficulty, length, group)
+        for difficulty, outcomes in of_difficulty.items()
+        for length, group in by_length(difficulty.task, outcomes)
+    ]
+
+
+def _solve_chunk(reasoner: Reasoner, chunk: tuple[Difficulty, list[Puzzle]], seed: int) -> list[Outcome]:
+    difficulty, puzzles = chunk
+    return (solve_frame_by_frame if difficulty.rollout else solve)(reasoner, puzzles, seed)
 
 
 def by_length(task_name: str, outcomes: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -103,6 +105,7 @@ class Reasoner:
         folder: Path | None = None,
     ) -> None:
         self.device = torch.device("cpu")
+        self._vae_in_use = Lock()  # Wan's VAE keeps what it has seen of a video in itself
         self.one_at_a_time = False
         self._at_work: nn.Module | None = None
         self.settings = settings
@@ -161,6 +164,15 @@ class Reasoner:
                 self._at_work.to("cpu")
             self._at_work = part.to(self.device)
         return part
+
+    def replica(self) -> Reasoner:
+        """The same weights in modules of its own, for another thread: hooks on the one do not act on the other."""
+        other = copy(self)
+        for part in ("transformer", "transformer_2"):
+            module = getattr(self, part)
+            shared = [*module.parameters(), *module.buffers()] if module is not None else []
+            setattr(other, part, deepcopy(module, {id(tensor): tensor for tensor in shared}))
+        return other
 
     @property
     def latent_channels(self) -> int:
@@ -251,12 +263,14 @@ class Reasoner:
         """Latents to video, uint8 (batch, frames, height, width, 3)."""
         latents = latents.to(self.device)
         mean, std = self._latent_statistics(latents)
-        video = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0]
+        with self._vae_in_use:
+            video = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0]
         pixels = (video.float().clamp(-1, 1) + 1) * 127.5
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
 
     def _encode(self, video: Tensor) -> Tensor:
-        encoded = self.vae.encode(video.to(self.vae.dtype))
+        with self._vae_in_use:
+            encoded = self.vae.encode(video.to(self.vae.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         mean, std = self._latent_statistics(latents)
         return ((latents - mean) / std).float()
@@ -346,6 +360,8 @@ def load(name: str | Path | None = None) -> Reasoner:
     It is on a GPU where there is one. Raises MinicosError for an unknown name and for a folder that is missing,
     incomplete, damaged or of another kind.
     """
+    from minicos.parts import make_frame_causal, quicken
+
     name = name or os.environ.get("MINICOS_MODEL") or "micro"
     folder = _folder_of(str(name))
     index = _read_json(folder / "model_index.json")
@@ -359,12 +375,12 @@ def load(name: str | Path | None = None) -> Reasoner:
     missing = [part for part in ("transformer", "vae", "text_encoder") if parts[part] is None]
     if missing:
         raise MinicosError(f"{folder} has no {missing[0]}: the checkpoint is incomplete")
-    if settings.causal:
-        from minicos.parts import make_frame_causal
-
-        make_frame_causal(parts["transformer"])
     if settings.boundary is not None and parts["transformer_2"] is None:
         raise MinicosError(f"{folder} has no transformer_2: its low-noise expert is missing")
+    if not torch.cuda.is_available() and settings.dtype == "float32":
+        quicken(*(parts[part] for part in ("transformer", "transformer_2") if parts[part] is not None))
+    if settings.causal:
+        make_frame_causal(parts["transformer"])
     reasoner = Reasoner(settings, **parts, folder=folder)
     if not torch.cuda.is_available():
         return reasoner

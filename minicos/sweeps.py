@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 from minicos.flow import Step
 from minicos.model import Reasoner
+from minicos.parallel import each
 from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory, rollout_runs, sample_runs
 from minicos.sharing import Sharing
@@ -105,13 +107,19 @@ def run_sweep(
         _claim(folder, sweep, sweep.fingerprint())
     if fabric:
         fabric.barrier()
+    missing = []
     for number, chunk in share_of(sweep, fabric):
-        path = _chunk_file(folder, number)
-        if not path.exists():
-            began = time.perf_counter()
-            _run_chunk(sweep, chunk, path)
-            with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
-                times.write(f"{number},{time.perf_counter() - began:.3f}\n")
+        if _chunk_file(folder, number).exists():
+            advance(len(chunk))
+        else:
+            missing.append((number, chunk))
+    began = time.perf_counter()
+    for place, _ in each(sweep.reasoner, partial(_run_chunk, sweep=sweep, folder=folder), missing):
+        number, chunk = missing[place]
+        now = time.perf_counter()
+        with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
+            times.write(f"{number},{now - began:.3f}\n")
+        began = now
         advance(len(chunk))
     if fabric:
         fabric.barrier()
@@ -125,7 +133,7 @@ def share_of(sweep: Sweep, fabric: Fabric | None) -> list[tuple[int, Sequence[Tr
 
 
 def seconds_of(folder: Path) -> float:
-    """What all chunks of a sweep took, of all processes together."""
+    """What all chunks of a sweep took, from one that was done to the next, of all processes together."""
     lines = [line for path in folder.glob(f"*-{TIMES_FILE}") for line in path.read_text().splitlines()]
     return sum(float(line.split(",")[1]) for line in lines)
 
@@ -136,13 +144,14 @@ def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _run_chunk(sweep: Sweep, chunk: Sequence[Trial], path: Path) -> None:
-    runs, schedule = [trial.run for trial in chunk], sweep.schedule
+def _run_chunk(reasoner: Reasoner, numbered: tuple[int, Sequence[Trial]], sweep: Sweep, folder: Path) -> None:
+    number, chunk = numbered
+    path, runs, schedule = _chunk_file(folder, number), [trial.run for trial in chunk], sweep.schedule
     if sweep.frame_by_frame:
-        trajectory = rollout_runs(sweep.reasoner, runs, schedule=schedule)
+        trajectory = rollout_runs(reasoner, runs, schedule=schedule)
     else:
-        batch = sweep.reasoner.settings.batch
-        trajectory = sample_runs(sweep.reasoner, runs, schedule=schedule, recorders=sweep.recorders, batch_size=batch)
+        batch = reasoner.settings.batch
+        trajectory = sample_runs(reasoner, runs, schedule=schedule, recorders=sweep.recorders, batch_size=batch)
     measured = sweep.measure(trajectory)
     rows = [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
     if sweep.features is not None:

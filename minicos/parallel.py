@@ -1,0 +1,67 @@
+"""Several pieces of work at once, a core each, where a network is too small to keep more than one core busy.
+
+Splitting one pass between cores leaves them waiting for each other at every operation. Whole pieces of work do not
+wait, and each gives the same numbers whatever the number of cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import local
+from typing import TypeVar
+
+import torch
+
+from minicos.model import Reasoner
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Parameters of glibc's mallopt.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def lanes(reasoner: Reasoner) -> int:
+    """How many pieces of work go on at once: as many as torch has cores; one on a GPU, which is shared as it is."""
+    return 1 if reasoner.device.type != "cpu" or reasoner.one_at_a_time else torch.get_num_threads()
+
+
+def each(
+    reasoner: Reasoner, work: Callable[[Reasoner, Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[int, Result]]:
+    """`work(reasoner, item)` of every item with the item's number, in the order in which they are done.
+
+    Every thread has the network as modules of its own (`Reasoner.replica`). An error, or Ctrl-C, comes when the pieces
+    that are under way are done; none is begun after it.
+    """
+    if reasoner.device.type == "cpu":
+        keep_freed_memory()
+    count, own = lanes(reasoner), local()
+    if count == 1:
+        for number, item in enumerate(items):
+            yield number, work(reasoner, item)
+        return
+
+    def begin() -> None:
+        torch.set_num_threads(1)  # of this thread's operations
+        own.reasoner = reasoner.replica()
+
+    with ThreadPoolExecutor(count, initializer=begin) as pool:
+        waiting = {pool.submit(lambda item: work(own.reasoner, item), item): n for n, item in enumerate(items)}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what was freed, instead of giving it back and asking for it again, page by page, in every pass."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_TOP_PAD, 64 << 20)

@@ -1,0 +1,122 @@
+"""Work side by side gives what it gives one after the other, and a quickened network what diffusers' own gives."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from minicos import get_task, load, sample
+from minicos.errors import MinicosError
+from minicos.parallel import each, lanes
+from minicos.parts import make_frame_causal
+
+
+@pytest.fixture(params=["nano", "tiny_wan"], scope="module")
+def reasoner(request, untrained_nano, tiny_wan_folder):
+    return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
+
+
+@pytest.fixture
+def two_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def inputs(reasoner, per_frame: bool):
+    puzzles = [get_task("maze").sample(0, index, size=4) for index in range(3)]
+    condition = reasoner.condition(puzzles)
+    latents = torch.randn(
+        3, reasoner.latent_channels, *condition.channels.shape[2:], generator=torch.Generator().manual_seed(0)
+    )
+    frames = torch.linspace(100, 700, latents.shape[2]).expand(3, -1)
+    return latents, frames if per_frame else 300.0, condition, "cond"
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_quickened_network_equals_diffusers_own(reasoner, per_frame, causal):
+    ours, plain = reasoner.replica(), reasoner.replica()
+    names = [name for name in ("transformer", "transformer_2") if getattr(reasoner, name) is not None]
+    for name in names:
+        setattr(plain, name, WanTransformer3DModel.from_pretrained(reasoner.folder / name).eval())
+        assert type(getattr(plain, name).blocks[0].ffn.net[0]) is not type(getattr(ours, name).blocks[0].ffn.net[0])
+        if causal:
+            make_frame_causal(getattr(plain, name))
+            make_frame_causal(getattr(ours, name))
+    with torch.no_grad():
+        expected = plain.velocity(*inputs(reasoner, per_frame))
+        found = ours.velocity(*inputs(reasoner, per_frame))
+        undisturbed = reasoner.velocity(*inputs(reasoner, per_frame))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert torch.equal(found, undisturbed) != causal, "the replica's mask must not show in the network itself"
+
+
+def test_gradients_of_a_quickened_network_equal_those_of_diffusers_own(untrained_nano):
+    quick, gradients = load(untrained_nano), []
+    plain = WanTransformer3DModel.from_pretrained(untrained_nano / "transformer")
+    for transformer in (quick.transformer, plain):
+        quick.transformer = transformer.requires_grad_(True)
+        quick.velocity(*inputs(quick, per_frame=False)).square().sum().backward()
+        gradients.append({name: p.grad for name, p in transformer.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_a_replica_shares_weights_but_not_hooks(reasoner):
+    replica, calls = reasoner.replica(), []
+    ours, theirs = reasoner.expert(300.0), replica.expert(300.0)
+    assert [p.data_ptr() for p in ours.parameters()] == [p.data_ptr() for p in theirs.parameters()]
+    theirs.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    velocity = reasoner.velocity(*inputs(reasoner, per_frame=False))
+    assert not calls
+    assert torch.equal(replica.velocity(*inputs(reasoner, per_frame=False)), velocity)
+    assert calls
+
+
+def test_videos_do_not_depend_on_how_many_are_made_at_once(reasoner, two_cores):
+    items = [[get_task("maze").sample(0, 2 * k + i, size=4) for i in range(2)] for k in range(4)]
+
+    def work(own, puzzles):
+        run = sample(own, puzzles, schedule=reasoner.schedule(2))
+        return run.latents, run.video, threading.get_ident()
+
+    assert lanes(reasoner) == 2
+    side_by_side = dict(each(reasoner, work, items))
+    torch.set_num_threads(1)
+    assert lanes(reasoner) == 1
+    one_by_one = dict(each(reasoner, work, items))
+    assert list(one_by_one) == sorted(side_by_side) == list(range(4))
+    for number, (latents, video, _) in one_by_one.items():
+        assert torch.equal(side_by_side[number][0], latents)
+        assert np.array_equal(side_by_side[number][1], video)
+    assert threading.get_ident() not in {thread for *_, thread in side_by_side.values()}
+
+
+def test_the_threads_of_the_caller_stay(reasoner, two_cores):
+    list(each(reasoner, lambda own, item: item, range(4)))
+    assert torch.get_num_threads() == 2
+
+
+def test_one_part_at_a_time_is_not_shared_between_threads(tiny_wan):
+    assert lanes(tiny_wan.to("cpu", one_at_a_time=True)) == 1
+
+
+def test_an_error_comes_through_and_ends_the_work(untrained_nano, two_cores):
+    begun = []
+
+    def work(own, item):
+        begun.append(item)
+        if item == 0:
+            raise MinicosError("no such puzzle")
+        return item
+
+    with pytest.raises(MinicosError, match="no such puzzle"):
+        list(each(load(untrained_nano), work, range(1000)))
+    assert len(begun) < 1000
