@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("names", nargs="*", help="experiments (default: all)")
     _add_model(plan)
     _add_scale(plan)
+    _add_sharing(plan)
     plan.set_defaults(run=_plan)
     return parser
 
@@ -259,11 +260,13 @@ def _plan(options: argparse.Namespace) -> None:
     from minicos.experiments import EXPERIMENTS, get_experiment
     from minicos.experiments.base import scale_of
     from minicos.model import load
-    from minicos.planning import plan, plan_table
+    from minicos.planning import hours_line, plan, plan_table
 
     reasoner, scale = load(options.model), scale_of(options.quick, options.cases)
     experiments = [get_experiment(name) for name in options.names or EXPERIMENTS]
-    print(plan_table([(experiment.name, plan(experiment.sweeps(reasoner, scale))) for experiment in experiments]))
+    plans = [(experiment.name, plan(experiment.sweeps(reasoner, scale))) for experiment in experiments]
+    print(plan_table(plans))
+    print(f"\n{hours_line(plans, reasoner.device.type, options.devices * options.nodes)}")
 
 
 if __name__ == "__main__":

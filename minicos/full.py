@@ -23,6 +23,7 @@ GB = 1e9
 EXPERT_GB = 28.6  # 14.29 billion parameters in bfloat16
 GPU_GB = 40.0  # one expert, the VAE, and room for the activations of 81 frames at 480 x 832 (an estimate)
 HOST_GB = 70.0  # both experts and the text encoder, in bfloat16
+WAN_REVISION = "596658fd9ca6b7b71d5057529bbf319ecbc61d74"
 PACKAGES = ("transformers", "tokenizers", "ftfy", "accelerate", "peft")  # the extra minicos[wan]
 # The stock negative prompt of Wan, which VBVR's own example uses too.
 NEGATIVE_PROMPT = (
@@ -33,7 +34,10 @@ NEGATIVE_PROMPT = (
 
 @dataclass(frozen=True)
 class FullModel:
-    """A model on the Hub. download_gb: how much is fetched (official Wan repositories hold the experts in float32)."""
+    """A model on the Hub. revision: a commit, or a branch where no commit is known.
+
+    download_gb: how much is fetched (official Wan repositories hold the experts in float32).
+    """
 
     repository: str
     revision: str
@@ -45,8 +49,8 @@ class FullModel:
 def full_models() -> dict[str, FullModel]:
     """By the name that the switch knows them by.
 
-    Wan2.2's own settings for its base, and those of the paper for VBVR. The revision is a branch: the commit that it
-    stood for is the name of the folder that the Hub's cache keeps the files in, which reports record.
+    Wan2.2's own settings for its base, and those of the paper for VBVR. Where the revision is a branch, the commit that
+    it stood for is the name of the folder that the Hub's cache keeps the files in.
     """
     from minicos.model import Settings
 
@@ -64,7 +68,7 @@ def full_models() -> dict[str, FullModel]:
     )
     vbvr = replace(base, name="vbvr-wan2.2", steps=50, guidance=(5.0, 5.0), boundary=0.875)
     models = (
-        FullModel("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "main", 126.0, "Apache-2.0", base),
+        FullModel("Wan-AI/Wan2.2-I2V-A14B-Diffusers", WAN_REVISION, 126.2, "Apache-2.0", base),
         FullModel("Video-Reason/VBVR-Wan2.2", "main", 126.0, "Apache-2.0", vbvr),
     )
     return {model.settings.name: model for model in models}

@@ -80,6 +80,13 @@ def recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch) -> int:
     return steps * recorder.keep(torch.zeros(1, sweep.reasoner.latent_channels, *batch.extent), batch).nbytes
 
 
+def hours_line(plans: Sequence[tuple[str, list[Plan]]], device: str, workers: int) -> str:
+    """The time of the passes on one device as measured here, and shared by `workers` of its kind."""
+    hours = sum(one.seconds for _, of_experiment in plans for one in of_experiment) / 3600
+    alone = f"{hours:.2g} {'GPU' if device == 'cuda' else 'CPU'}-hours of passes, at the pace of a few on this machine"
+    return alone if workers == 1 else f"{alone}; {hours / workers:.2g} hours on {workers} devices like it"
+
+
 def plan_table(plans: Sequence[tuple[str, list[Plan]]]) -> str:
     """One line for each sweep and a total, as a table in Markdown."""
     lines = ["| experiment | sweep | runs | passes | unshared | recorded, MB | minutes |", "|" + " --- |" * 7]

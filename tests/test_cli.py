@@ -121,9 +121,12 @@ def test_a_training_run_can_be_evaluated(untrained_nano, tmp_path):
 
 
 def test_a_plan_is_printed_and_nothing_is_run(tmp_path):
-    done = minicos("plan", "swap", "layers", "--model", "nano", "--quick")
+    done = minicos("plan", "swap", "layers", "--model", "nano", "--quick", "--devices", 4, "--nodes", 2)
     assert done.returncode == 0, done.stderr
-    lines = [line.split(" | ") for line in done.stdout.splitlines()]
+    *table, blank, hours = done.stdout.splitlines()
+    assert "CPU-hours" in hours
+    assert hours.endswith("on 8 devices like it")
+    lines = [line.split(" | ") for line in (*table, blank) if line]
     assert [(line[0].strip("| "), line[1]) for line in lines[2:]] == [
         *(("swap", sweep) for sweep in ("maze", "rotation", "total")),
         *(("layers", sweep) for sweep in ("trained", "untrained", "total")),

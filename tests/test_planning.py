@@ -7,7 +7,7 @@ import pytest
 from minicos import load
 from minicos.experiments import get_experiment
 from minicos.experiments.base import Scale
-from minicos.planning import plan, plan_table
+from minicos.planning import Plan, hours_line, plan, plan_table
 from minicos.sampling import sample_runs
 
 TINY = Scale("quick", 3, 2, 3, quick=True)
@@ -58,3 +58,12 @@ def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):
     total = sum(one.evaluations for _, of_experiment in plans for one in of_experiment)
     assert f"| {total:,} |" in lines[-1]
     assert lines[-1].startswith("| all | total |")
+
+
+def test_hours_are_those_of_all_passes_shared_by_all_devices():
+    plans = [
+        ("a", [Plan("x", 1, 1, 1, 0, 1800.0)]),
+        ("b", [Plan("y", 1, 1, 1, 0, 3600.0), Plan("z", 1, 1, 1, 0, 1800.0)]),
+    ]
+    assert hours_line(plans, "cuda", 1).startswith("2 GPU-hours")
+    assert "; 0.25 hours on 8 devices" in hours_line(plans, "cuda", 8)
