@@ -8,10 +8,10 @@ TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint format
+.PHONY: help install demo assignments test soak lint format
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv and install what is locked
 
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml requirements.lock
 
 demo: $(STAMP) ## Solve held-out puzzles with the shipped checkpoint; pictures go to out/demo
 	@$(BIN)/minicos demo --out out/demo
+
+assignments: $(STAMP) ## Write the students' releases from solutions/
+	$(BIN)/minicos grade generate
 
 test: $(STAMP) ## Run the test suite
 	$(BIN)/python -m pytest -m "not soak"

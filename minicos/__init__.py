@@ -16,8 +16,9 @@ _HOMES = {
     "Recorder": "minicos.sampling",
     "get_task": "minicos.tasks",
     "MinicosError": "minicos.errors",
+    "check": "minicos.grading",
 }
-__all__ = ["MinicosError", "Recorder", "__version__", "get_task", "load", "rollout", "sample"]
+__all__ = ["MinicosError", "Recorder", "__version__", "check", "get_task", "load", "rollout", "sample"]
 
 
 def __getattr__(name: str) -> object:

@@ -113,7 +113,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_scale(plan)
     _add_sharing(plan)
     plan.set_defaults(run=_plan)
+
+    _add_grade(commands.add_parser("grade", help="assignments, for instructors (solutions/README.md)"))
     return parser
+
+
+def _add_grade(parser: argparse.ArgumentParser) -> None:
+    steps = parser.add_subparsers(dest="step", required=True)
+    generate = steps.add_parser("generate", help="write the releases into assignments/")
+    generate.add_argument("names", nargs="*", help="assignments (default: all)")
+    collect = steps.add_parser("collect", help="take in submissions: STUDENT.ipynb or STUDENT/NAME.ipynb")
+    collect.add_argument("name", help="for example a1_denoiser")
+    collect.add_argument("folder", type=Path)
+    autograde = steps.add_parser("autograde", help="grade what was collected; interrupted, it goes on where it was")
+    autograde.add_argument("name")
+    autograde.add_argument("--jobs", type=_positive, default=2, help="submissions at once (default: 2)")
+    feedback = steps.add_parser("feedback", help="write HTML for every student into course/feedback")
+    feedback.add_argument("name")
+    export = steps.add_parser("export", help="write all grades as CSV")
+    export.add_argument("path", type=Path)
+    parser.set_defaults(run=_grade)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -267,6 +286,35 @@ def _plan(options: argparse.Namespace) -> None:
     plans = [(experiment.name, plan(experiment.sweeps(reasoner, scale))) for experiment in experiments]
     print(plan_table(plans))
     print(f"\n{hours_line(plans, reasoner.device.type, options.devices * options.nodes)}")
+
+
+def _grade(options: argparse.Namespace) -> None:
+    from minicos.grading import ASSIGNMENTS, course
+
+    here = course.root()
+    if options.step == "generate":
+        course.generate(here, options.names or ASSIGNMENTS)
+    elif options.step == "collect":
+        print(f"collected: {', '.join(course.collect(here, options.name, options.folder))}")
+    elif options.step == "autograde":
+        _autograde(here, options.name, options.jobs)
+    elif options.step == "feedback":
+        course.feedback(here, options.name)
+    else:
+        course.export(here, options.path)
+
+
+def _autograde(here: Path, name: str, jobs: int) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from minicos.grading import course
+
+    with Progress(console=Console(stderr=True)) as bar:
+        work = bar.add_task(name, total=len(course.students_of(here, name)))
+        results = course.autograde(here, name, jobs, lambda: bar.advance(work))
+    for result in results:
+        print(f"{result.student:<20} {result.points:g} of {result.most:g} {result.problem}".rstrip())
 
 
 if __name__ == "__main__":

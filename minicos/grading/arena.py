@@ -1,0 +1,175 @@
+"""A process in which a student's code is run: it has inputs and no references, and nobody to hand the work to.
+
+Run as `python -I arena.py JOB`. JOB holds job.json {"cells", "given", "driver", "cases",
+"forbidden", "seconds", "off_limits"} and
+inputs.npz; what comes out is written to result.npz and result.json, which the caller has opened for it. This file
+imports nothing of minicos, so no reference is ever in this process.
+
+Cells that fail are passed over: a student's notebook also holds experiments, which need minicos. `minicos` itself can
+be imported, so that a cell that only mentions it goes on, but nothing can be taken from it. Once they are through, the
+empty file `ran` gets a byte: so the caller can tell cells that never end from a function that does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import io
+import json
+import os
+import sys
+import traceback
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HIDDEN = ("minicos", "diffusers", "transformers", "accelerate", "peft", "lightning", "nbgrader")
+# What student code may not cause: other processes, the network, libraries that can do either.
+REFUSED = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "socket.", "ctypes.")
+MEMORY = 8 << 30
+
+
+class Hidden(types.ModuleType):
+    """A library that can be imported and does nothing."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(f"{self.__name__} is not there while your code is checked: write this part yourself")
+
+
+def hide() -> None:
+    for name in HIDDEN:
+        sys.modules[name] = Hidden(name)
+        sys.modules[name].__path__ = []
+
+
+def forbid(path: str) -> None:
+    """Replace a function by its dotted path with one that refuses."""
+    module, _, name = path.rpartition(".")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ImportError(f"{path} is not allowed here: write this part yourself")
+
+    owner: object = importlib.import_module("torch")
+    for part in module.split(".")[1:]:
+        owner = getattr(owner, part)
+    setattr(owner, name, refuse)
+
+
+def guard(off_limits: list[str]) -> None:
+    """From here on: files of the installed libraries can be read, and nothing else. Cannot be taken back."""
+    roots = [os.path.realpath(p) for p in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)}]
+    closed = [os.path.realpath(path) for path in off_limits]
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event.startswith(REFUSED):
+            raise PermissionError(f"{event} is not allowed while your code is checked")
+        if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
+            path = os.path.realpath(os.fsdecode(arguments[0]))
+            writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            readable = any(path.startswith(root + os.sep) for root in roots)
+            if writes or not readable or any(path.startswith(place) for place in closed):
+                raise PermissionError(f"{path} cannot be opened while your code is checked")
+
+    sys.addaudithook(watch)
+
+
+def limit() -> None:
+    """Memory, where the system can limit it."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def run_cells(cells: list[str]) -> tuple[dict, list[str]]:
+    """The names that all cells leave behind, and how those that failed did."""
+    names: dict = {"__name__": "__main__", "torch": torch, "np": np}
+    failures = []
+    for source in cells:
+        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+        try:
+            exec(compile(plain, "<your cell>", "exec"), names)
+        except BaseException as error:  # SystemExit, too
+            failures.append(told(error))
+    return names, failures
+
+
+def told(error: BaseException) -> str:
+    """One line: what was raised, and in which line of the student's cell."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<your cell>"]
+    what = str(error).strip().splitlines()
+    where = f" (line {lines[-1]} of your cell)" if lines else ""
+    return f"{type(error).__name__}: {what[0] if what else 'no message'}"[:300] + where
+
+
+def as_arrays(result: object) -> list[np.ndarray]:
+    """Tensors, arrays, numbers, and sequences of them, as a flat list of arrays; a sequence of numbers is one array."""
+    if isinstance(result, (list, tuple)) and all(np.ndim(part) == 0 for part in result):
+        return [np.array([float(part) for part in result])]
+    if isinstance(result, (list, tuple)):
+        return [array for part in result for array in as_arrays(part)]
+    if isinstance(result, torch.Tensor):
+        return [result.detach().cpu().double().numpy()]
+    array = np.asarray(result)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"expected tensors or numbers, got {type(result).__name__}")
+    return [array.astype(np.float64)]
+
+
+def main(folder: Path) -> None:
+    job = json.loads((folder / "job.json").read_text())
+    with np.load(folder / "inputs.npz", allow_pickle=False) as file:
+        stored = {name: torch.from_numpy(file[name]) for name in file.files}
+    ran, numbers, words = (
+        (folder / "ran").open("wb"),
+        (folder / "result.npz").open("wb"),
+        (folder / "result.json").open("w"),
+    )
+    torch.set_num_threads(1)
+    limit()
+    hide()
+    for path in job["forbidden"]:
+        forbid(path)
+    given, driver = (compile(job[part], "<check>", "exec") for part in ("given", "driver"))
+    faulthandler.dump_traceback_later(job["seconds"], exit=True)
+    guard(job["off_limits"])
+    names, failures = run_cells(job["cells"])
+    ran.write(b"1")
+    ran.close()
+    exec(given, names)
+    arrays: dict[str, np.ndarray] = {}
+    error = ""
+    for number, case in enumerate(job["cases"]):
+        try:
+            scope = {**names, **{name: restored(value, stored) for name, value in case.items()}}
+            exec(driver, scope)
+            for place, array in enumerate(as_arrays(scope["result"])):
+                arrays[f"{number}/{place}"] = array
+        except BaseException as raised:
+            error = told(raised)
+            break
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    numbers.write(buffer.getvalue())
+    numbers.close()
+    words.write(json.dumps({"error": error, "failures": failures}))
+    words.close()
+
+
+def restored(value: object, stored: dict[str, torch.Tensor]) -> object:
+    """Tensors stand in job.json as {"array": key}; every case gets its own copy."""
+    if isinstance(value, dict) and set(value) == {"array"}:
+        return stored[value["array"]].clone()
+    if isinstance(value, dict):
+        return {name: restored(part, stored) for name, part in value.items()}
+    return value
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,210 @@
+"""What a check is: inputs made now, a reference, and a comparison that says in one line what is wrong.
+
+A check runs the student's cells in another process (`arena`), which gets the inputs and never the references, and
+compares here what comes back. So it makes no difference what the student's code does to its own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from minicos.errors import MinicosError
+
+SEED_VARIABLE = "MINICOS_GRADER_SEED"
+SECONDS = 10.0  # of the student's code in one check
+STARTING = 60.0  # what Python and torch may take to start, on a machine that does other work too
+ARENA = Path(__file__).with_name("arena.py")
+
+Inputs = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One autograded exercise.
+
+    name: of what the student writes, and of the cell that is graded. cases: from a generator, inputs by name.
+    reference: the right result for such inputs, a tensor or a tuple of them. driver: Python that makes `result` from
+    the student's names and the inputs; a call with all inputs in order if not given. slips: a hint, and the result
+    that calls for it. given: right versions of what earlier exercises ask for, put in the place of the student's, so
+    that a slip costs its own points only. forbidden: functions of torch that would do the exercise. tolerance:
+    absolute, relative to the largest value of the reference where that is above 1.
+    """
+
+    name: str
+    points: float
+    cases: Callable[[Generator], Sequence[Inputs]]
+    reference: Callable[..., Tensor | tuple[Tensor, ...]]
+    slips: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = field(default_factory=dict)
+    driver: str = ""
+    given: tuple[Callable, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """message: one line for the student; empty where all is right. stuck: the cells themselves never end, so that no
+    other check has to try them.
+    """
+
+    passed: bool
+    message: str = ""
+    stuck: bool = False
+
+
+def _given(check: Check) -> str:
+    """As source; a module of such functions may use torch, and F for torch.nn.functional."""
+    functions = [inspect.getsource(function) for function in check.given]
+    return "\n".join(["import torch", "import torch.nn.functional as F", *functions]) if functions else ""
+
+
+def verify(check: Check, cells: Sequence[str], seed: int | None = None) -> Verdict:
+    """Run a student's cells and judge what they define.
+
+    seed: of the inputs; from the environment of the grader (MINICOS_GRADER_SEED), else fresh, when None. It reaches
+    neither the student's code nor its process.
+    """
+    if seed is None:
+        given = os.environ.get(SEED_VARIABLE)
+        seed = int.from_bytes(given.encode(), "big") % 2**63 if given else secrets.randbits(63)
+    cases = check.cases(Generator().manual_seed(seed))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_job(folder, check, cases, cells)
+        ended = _run(folder)
+        if ended:
+            return Verdict(False, f"{check.name}: {ended}", stuck=not (folder / "ran").stat().st_size)
+        try:
+            words = json.loads((folder / "result.json").read_text())
+            with np.load(folder / "result.npz", allow_pickle=False) as file:
+                found = {key: file[key] for key in file.files}
+        except Exception:  # the student's process wrote them: anything can be in them
+            return Verdict(False, f"{check.name}: your code ended the process before it returned anything")
+    if words["error"]:
+        return Verdict(False, _explained(check, words))
+    for number, inputs in enumerate(cases):
+        wrong = _compare(check, inputs, [found[k] for k in sorted(found, key=_place) if _place(k)[0] == number])
+        if wrong:
+            return Verdict(False, f"{check.name}: {wrong}")
+    return Verdict(True)
+
+
+def _place(key: str) -> tuple[int, ...]:
+    return tuple(map(int, key.split("/")))
+
+
+def _write_job(folder: Path, check: Check, cases: Sequence[Inputs], cells: Sequence[str]) -> None:
+    arrays: dict[str, NDArray] = {}
+
+    def stored(value: object) -> object:
+        if isinstance(value, Tensor):
+            key = str(len(arrays))
+            arrays[key] = value.numpy()
+            return {"array": key}
+        return {name: stored(part) for name, part in value.items()} if isinstance(value, Mapping) else value
+
+    names = list(cases[0])
+    libraries = [find_spec(name) for name in ("minicos", "diffusers")]
+    job = {
+        "cells": list(cells),
+        "driver": check.driver or f"result = {check.name}({', '.join(names)})",
+        "cases": [{name: stored(value) for name, value in inputs.items()} for inputs in cases],
+        "given": _given(check),
+        "forbidden": check.forbidden,
+        "seconds": SECONDS,
+        "off_limits": [str(Path(library.origin).parent) for library in libraries if library],
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    np.savez(folder / "inputs.npz", **arrays)
+
+
+def _run(folder: Path) -> str:
+    """Run the arena; why there is no result, "" where there is one."""
+    environment = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "TMPDIR", "LD_LIBRARY_PATH")}
+    began = time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [sys.executable, "-I", str(ARENA), str(folder)],
+            cwd=folder,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=SECONDS + STARTING,
+        )
+        if not done.returncode:
+            return ""
+        if time.monotonic() - began < SECONDS:
+            return f"your code ended the process (exit code {done.returncode}): does it call exit, or fill the memory?"
+    return f"your code was still running after {SECONDS:.0f} s: is there a loop that does not end?"
+
+
+def _explained(check: Check, words: dict) -> str:
+    """What was raised; and where a name is missing, which cell broke off before it was defined."""
+    if words["error"].startswith("NotImplementedError"):
+        return f"{check.name} is not written yet: put your code in the place of `raise NotImplementedError`"
+    failures = [failure for failure in words["failures"] if "is not there while" not in failure]
+    missing = words["error"].startswith("NameError") and f"'{check.name}'" in words["error"]
+    if missing and failures:
+        return f"{check.name} is not defined; a cell broke off with {failures[-1]}"
+    return f"{check.name} is not defined: run its cell first" if missing else f"{check.name} raised {words['error']}"
+
+
+def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
+    expected = _arrays(check.reference(**_copied(inputs)))
+    if len(found) != len(expected):
+        return f"expected {len(expected)} tensors, got {len(found)}"
+    for own, right in zip(found, expected, strict=True):
+        if own.shape != right.shape:
+            return f"expected the shape {right.shape}, got {own.shape}"
+        if not np.isfinite(own).all():
+            return "there are values that are no finite numbers"
+    if _close(found, expected, check.tolerance):
+        return ""
+    for hint, slip in check.slips.items():
+        if _close(found, _arrays(slip(**_copied(inputs))), check.tolerance):
+            return hint
+    largest = max(float(np.abs(own - right).max()) for own, right in zip(found, expected, strict=True))
+    return f"the shape is right, the values are not: they differ by up to {largest:.3g}"
+
+
+def _copied(inputs: Inputs) -> dict[str, object]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _arrays(result: Tensor | tuple[Tensor, ...]) -> list[NDArray]:
+    parts = result if isinstance(result, tuple) else (result,)
+    return [torch.as_tensor(part).detach().double().numpy() for part in parts]
+
+
+def _close(found: Sequence[NDArray], expected: Sequence[NDArray], tolerance: float) -> bool:
+    return all(
+        own.shape == right.shape
+        and np.abs(own - right).max(initial=0) <= tolerance * max(1, np.abs(right).max(initial=0))
+        for own, right in zip(found, expected, strict=True)
+    )
+
+
+def cells_of_session() -> list[str]:
+    """The code that was run in this notebook so far. Raises MinicosError outside of one."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        raise MinicosError("minicos.check works in a notebook only: open the assignment in JupyterLab")
+    return [source for *_, source in shell.history_manager.get_range(raw=True, output=False)]

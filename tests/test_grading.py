@@ -1,0 +1,300 @@
+"""The grader is proved: right answers get their points, wrong ones lose their own, and cheats earn nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from answers_a1 import RIGHT, WRONG
+from nbclient import NotebookClient
+
+from minicos.errors import MinicosError
+from minicos.grading import ASSIGNMENTS, cell_of, checks_of, course
+from minicos.grading.checks import SEED_VARIABLE, verify
+
+ROOT = Path(__file__).parents[1]
+NAME = "a1_denoiser"
+
+
+def notebook(name: str, folder: str = "solutions"):
+    return nbformat.read(ROOT / folder / name / f"{name}.ipynb", as_version=4)
+
+
+def code(cells) -> list[str]:
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def with_answers(answers: dict[str, str], name: str = NAME):
+    changed = notebook(name)
+    for cell in changed.cells:
+        if cell["id"] in answers:
+            cell.source = answers[cell["id"]].strip()
+    return changed
+
+
+def failed(cells: list[str]) -> dict[str, str]:
+    return {check: v.message for check, v in course.judge(NAME, cells).items() if not v.passed}
+
+
+# --- the notebooks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_points_agree_and_every_check_has_its_cell(name):
+    graded = {
+        c.metadata.nbgrader.grade_id: c for c in notebook(name).cells if c.metadata.get("nbgrader", {}).get("grade")
+    }
+    checks = checks_of(name)
+    for check in checks.values():
+        cell = graded[cell_of(check.name)]
+        assert cell.metadata.nbgrader.points == check.points
+        assert cell.source == f'minicos.check("{name}", "{check.name}")'
+    written = [cell for cell in graded.values() if cell.cell_type == "markdown"]
+    assert len(graded) == len(checks) + len(written)
+    assert sum(cell.metadata.nbgrader.points for cell in graded.values()) == 100
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_notebooks_hold_no_output_no_path_and_no_private_kernel(name):
+    for folder in ("solutions", "assignments"):
+        found = notebook(name, folder)
+        assert found.metadata.kernelspec.name == "python3"
+        assert not any(cell.get("outputs") for cell in found.cells)
+        text = (ROOT / folder / name / f"{name}.ipynb").read_text()
+        assert not any(path in text for path in ("/home/", "/root", "/Users/", "/work/", "C:\\\\"))
+    assert "SOLUTION" not in (ROOT / "assignments" / name / f"{name}.ipynb").read_text()
+    assert [p.name for p in (ROOT / "assignments" / name).iterdir()] == [f"{name}.ipynb"]
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_solution_runs_and_writes_nothing_to_stderr(name, tmp_path):
+    solution = notebook(name)
+    NotebookClient(solution, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    streams = [
+        output for cell in solution.cells for output in cell.get("outputs", []) if output.output_type == "stream"
+    ]
+    assert not [stream.text for stream in streams if stream.name == "stderr"]
+
+
+# --- answers against the checks --------------------------------------------------------------------------------------
+
+
+def test_the_untouched_release_earns_nothing():
+    messages = failed(code(notebook(NAME, "assignments").cells))
+    assert set(messages) == set(checks_of(NAME))
+    assert all("is not written yet" in message for message in messages.values())
+
+
+@pytest.mark.parametrize("answers", WRONG.values(), ids=WRONG)
+def test_wrong_answers_lose_their_own_points_and_no_others(answers):
+    messages = failed(code(with_answers(answers).cells))
+    assert set(messages) == set(answers)
+    for name, message in messages.items():
+        assert message.startswith(f"{name}: ")
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("answers", RIGHT.values(), ids=RIGHT)
+def test_right_answers_in_other_words_earn_everything(answers):
+    assert failed(code(with_answers(answers).cells)) == {}
+
+
+CHEATS = {
+    "takes the library's function": "from minicos.flow import interpolate",
+    "calls the library": "import minicos.flow\ndef interpolate(*a): return minicos.flow.interpolate(*a)",
+    "finds the library again": (
+        "import sys\nfor name in [n for n in sys.modules if n.startswith('minicos')]: del sys.modules[name]\n"
+        "from minicos.flow import interpolate"
+    ),
+    "reads the solution": (
+        f"import json\ncells = json.load(open({str(ROOT / 'solutions' / NAME / (NAME + '.ipynb'))!r}))['cells']\n"
+        "exec(next(''.join(c['source']) for c in cells if c['id'] == 'interpolate'))"
+    ),
+    "reads the library's source": f"exec(open({str(ROOT / 'minicos' / 'flow.py')!r}).read())",
+    "another process": (
+        "import subprocess, sys\n"
+        "def interpolate(*a): return subprocess.check_output([sys.executable, '-c', 'import minicos'])"
+    ),
+    "always equal": (
+        "class Equal:\n    def __eq__(self, other): return True\n    def __array__(self, *a, **k): return self\n"
+        "def interpolate(*a): return Equal()"
+    ),
+    "patched comparison": (
+        "torch.allclose = torch.equal = lambda *a, **k: True\nnp.abs = lambda *a: np.zeros(1)\n"
+        "def interpolate(x0, noise, sigma): return x0"
+    ),
+    "patched grader": (
+        "import minicos, minicos.grading\nminicos.check = minicos.grading.check = lambda *a: None\n"
+        "def interpolate(x0, noise, sigma): return x0"
+    ),
+    "seed from the environment": (
+        "import os\nseed = os.environ['MINICOS_GRADER_SEED']\ndef interpolate(x0, noise, sigma): return x0 * len(seed)"
+    ),
+    "looks for a reference": (
+        "import gc, sys\ndef interpolate(x0, noise, sigma):\n    frame = sys._getframe()\n    while frame:\n"
+        "        for value in frame.f_locals.values():\n"
+        "            if torch.is_tensor(value) and value.shape == x0.shape and id(value) not in (id(x0), id(noise)):\n"
+        "                return value\n        frame = frame.f_back\n    return max(\n"
+        "        (o for o in gc.get_objects() if torch.is_tensor(o) and o.shape == x0.shape), key=id)"
+    ),
+    "leaves early": "import os\nos._exit(0)",
+    "writes the result": (
+        "import pathlib, json, os\nfor p in pathlib.Path('.').glob('*'): p.write_text('{}')\n"
+        "def interpolate(x0, noise, sigma): return x0"
+    ),
+    "exits": "import sys\ndef interpolate(*a): sys.exit(0)",
+    "writes without end": "def interpolate(*a):\n    while True: print('x' * 10**7)",
+    "fills the memory": "def interpolate(*a):\n    full = []\n    while True: full.append(torch.zeros(10**9))",
+    "no tensor": "def interpolate(*a): return 'the right answer'",
+    "the inputs": "def interpolate(x0, noise, sigma): return noise",
+}
+
+
+@pytest.mark.parametrize("source", CHEATS.values(), ids=CHEATS)
+def test_cheats_earn_nothing_and_are_told_so_in_one_line(source, monkeypatch):
+    monkeypatch.setenv(SEED_VARIABLE, "a secret")
+    verdict = verify(checks_of(NAME)["interpolate"], [source])
+    assert not verdict.passed
+    assert verdict.message.startswith("interpolate")
+    assert "\n" not in verdict.message
+
+
+def test_attention_is_not_handed_to_torch():
+    for call in (
+        "torch.nn.functional.scaled_dot_product_attention",
+        "torch.ops.aten.scaled_dot_product_attention",
+        "torch._C._nn.scaled_dot_product_attention",
+    ):
+        verdict = verify(checks_of(NAME)["attention"], [f"def attention(q, k, v): return {call}(q, k, v)"])
+        assert "not allowed here" in verdict.message
+
+
+def test_cells_that_never_end_are_not_run_for_every_check():
+    verdicts = course.judge(NAME, ["while True: pass"])
+    assert set(verdicts) == set(checks_of(NAME))
+    assert len({id(verdict) for verdict in verdicts.values()}) == 1
+    assert all("loop" in verdict.message and not verdict.passed for verdict in verdicts.values())
+
+
+def test_the_message_says_which_cell_broke_off():
+    check = checks_of(NAME)["interpolate"]
+    verdict = verify(check, ["import torch\nx = 1 / 0\ndef interpolate(*a): pass"])
+    assert verdict.message == (
+        "interpolate is not defined; a cell broke off with ZeroDivisionError: division by zero (line 2 of your cell)"
+    )
+    assert verify(check, []).message == "interpolate is not defined: run its cell first"
+    wrong_shape = verify(check, ["def interpolate(x0, noise, sigma): return x0[:, :1]"])
+    assert "expected the shape (3, 2, 4, 5, 6), got (3, 1, 4, 5, 6)" in wrong_shape.message
+
+
+def test_a_magic_line_does_no_harm():
+    cell = "%matplotlib inline\ndef target_velocity(x0, noise): return noise - x0"
+    assert verify(checks_of(NAME)["target_velocity"], [cell]).passed
+
+
+# --- through nbgrader -------------------------------------------------------------------------------------------------
+
+
+def submissions() -> dict[str, object]:
+    """A class: notebooks by student."""
+    found = {"solution": notebook(NAME), "release": notebook(NAME, "assignments")}
+    found["wrong"] = with_answers(WRONG["signs and axes"])
+    edited = notebook(NAME, "assignments")
+    without_test = notebook(NAME)
+    without_test.cells = [cell for cell in without_test.cells if cell["id"] != "check-guide"]
+    patched = notebook(NAME, "assignments")
+    patched.cells[1].source = "import minicos.grading\nminicos.check = minicos.grading.check = lambda *a: None"
+    for cell in edited.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade"):
+            cell.source, cell.metadata.nbgrader.points = "pass", 1000
+    ended = notebook(NAME)
+    ended.cells.insert(3, nbformat.v4.new_code_cell("import os\nos._exit(1)"))
+    endless = notebook(NAME)
+    endless.cells.insert(3, nbformat.v4.new_code_cell("while True: pass"))
+    return found | {
+        "edited": edited, "untested": without_test, "patched": patched, "ended": ended, "endless": endless,
+        "broken": "{",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A course whose grading was killed after the first submission, and gone on with."""
+    place = tmp_path_factory.mktemp("course")
+    for name in ("nbgrader_config.py", "solutions"):
+        (place / name).symlink_to(ROOT / name)
+    course.generate(place)
+    arrived = place / "arrived"
+    arrived.mkdir()
+    for student, content in submissions().items():
+        path = arrived / f"{student}.ipynb"
+        path.write_text(content) if isinstance(content, str) else nbformat.write(content, path)
+    assert sorted(course.collect(place, NAME, arrived)) == sorted(submissions())
+    script = (
+        "import os, signal; from pathlib import Path; from minicos.grading import course\n"
+        f"course.autograde(Path.cwd(), {NAME!r}, 2, lambda: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=place).returncode == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in place.glob("course/results/*/*.json")}
+    assert before, "the kill came after one submission was done"
+    results = {result.student: result for result in course.autograde(place, NAME, 2)}
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what was done is not done again"
+    return place, results
+
+
+def test_everyone_gets_what_is_theirs(graded):
+    _, results = graded
+    most = sum(check.points for check in checks_of(NAME).values())
+    lost = sum(checks_of(NAME)[name].points for name in WRONG["signs and axes"])
+    points = {student: result.points for student, result in results.items()}
+    assert points["solution"] == most
+    assert points["wrong"] == most - lost
+    assert points["untested"] == most, "a deleted test cell takes no points away"
+    for student in ("release", "edited", "patched", "endless", "broken"):
+        assert points[student] == 0, student
+    assert not results["solution"].problem
+    assert "no notebook" in results["broken"].problem
+    assert points["ended"] == 0
+
+
+def test_the_gradebook_says_the_same(graded, tmp_path):
+    place, results = graded
+    course.export(place, tmp_path / "grades.csv")
+    with (tmp_path / "grades.csv").open() as file:
+        scores = {row["student_id"]: row for row in csv.DictReader(file)}
+    for student, result in results.items():
+        if not result.problem:
+            assert float(scores[student]["score"]) == result.points, student
+            assert float(scores[student]["max_score"]) == 100
+
+
+def test_feedback_shows_what_was_wrong(graded):
+    place, _ = graded
+    course.feedback(place, NAME)
+    page = (place / "course" / "feedback" / "wrong" / NAME / f"{NAME}.html").read_text()
+    assert "along this velocity sigma would fall" in page
+
+
+def test_a_release_comes_out_byte_for_byte_as_it_is_committed(graded):
+    place, _ = graded
+    for name in ASSIGNMENTS:
+        path = Path("assignments") / name / f"{name}.ipynb"
+        assert (place / path).read_bytes() == (ROOT / path).read_bytes(), "run make assignments"
+
+
+def test_bad_input_is_one_line(tmp_path, graded, monkeypatch):
+    place, _ = graded
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MinicosError, match=r"no nbgrader_config\.py"):
+        course.root()
+    with pytest.raises(MinicosError, match="unknown assignment"):
+        course.collect(place, "a9", tmp_path)
+    with pytest.raises(MinicosError, match="holds no submissions"):
+        course.collect(place, NAME, tmp_path)
+    assert json.loads((place / "course" / "results" / NAME / "solution.json").read_text())["points"] > 0
