@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minicos.model import Branch
 from minicos.runs import Address, Batch, Intervention, Run, Site
+from minicos.tasks import Puzzle
 
 Some = tuple[int, ...] | None
 
@@ -179,10 +180,12 @@ class Tokens:
     region: str = "all"
     frames: Some = None
 
-    def mask(self, rows: list[int], batch: Batch) -> Tensor:
-        """Bool (rows, tokens, 1)."""
+    def mask(self, rows: list[int], batch: Batch, donor: Puzzle | None = None) -> Tensor:
+        """Bool (rows, tokens, 1). With a donor, where the region lies in its puzzle belongs to it too: a goal that is
+        swapped is the one that goes and the one that comes.
+        """
         frames = torch.tensor([_among(frame, self.frames) for frame in range(batch.grid[0])])
-        regions = torch.stack([batch.region(row, self.region) for row in rows])
+        regions = torch.stack([batch.region(row, self.region, donor) for row in rows])
         return (frames.view(1, -1, 1, 1) & regions[:, None]).flatten(1)[..., None]
 
 
@@ -213,7 +216,8 @@ class SwapHidden(Intervention):
     def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
         # Its own row, not the donor's: rows that are equal in exact arithmetic may differ in the last bits.
         sources = [row if self._is_itself(batch.runs[row]) else batch.row_of(self.donor) for row in rows]
-        return torch.where(self.tokens.mask(rows, batch).to(value.device), value[sources], value[rows])
+        mask = self.tokens.mask(rows, batch, self.donor.puzzle).to(value.device)
+        return torch.where(mask, value[sources], value[rows])
 
     def _is_itself(self, run: Run) -> bool:
         return self.donor == Run(run.puzzle, run.seed)

@@ -86,10 +86,16 @@ class Batch:
         """Where a run is in the batch."""
         return self.runs.index(self.track_of(run))
 
-    def region(self, row: int, name: str) -> Tensor:
-        """Bool (token rows, token columns) of a run's puzzle. Raises MinicosError where it has no such region."""
+    def region(self, row: int, name: str, other: Puzzle | None = None) -> Tensor:
+        """Bool (token rows, token columns) of a run's puzzle, or of it and another one (`Task.region_of_both`).
+
+        Raises MinicosError where there is no such region.
+        """
         puzzle = self.runs[row].puzzle
-        return torch.from_numpy(task_of(puzzle).region(puzzle, name, *self.grid[1:]))
+        task = task_of(puzzle)
+        if other is None:
+            return torch.from_numpy(task.region(puzzle, name, *self.grid[1:]))
+        return torch.from_numpy(task.region_of_both(puzzle, other, name, *self.grid[1:]))
 
     def noise(self, rows: Sequence[int], shape: tuple[int, ...], step: int, purpose: str) -> Tensor:
         return noise_for([self.runs[row] for row in rows], shape, step, purpose)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import answers_a1
+import answers_a2
 import nbformat
 import pytest
-from answers_a1 import RIGHT, WRONG
 from nbclient import NotebookClient
 
 from minicos.errors import MinicosError
@@ -20,6 +21,7 @@ from minicos.grading.checks import SEED_VARIABLE, verify
 
 ROOT = Path(__file__).parents[1]
 NAME = "a1_denoiser"
+ANSWERS = {"a1_denoiser": answers_a1, "a2_frames_or_steps": answers_a2}
 
 
 def notebook(name: str, folder: str = "solutions"):
@@ -38,8 +40,17 @@ def with_answers(answers: dict[str, str], name: str = NAME):
     return changed
 
 
-def failed(cells: list[str]) -> dict[str, str]:
-    return {check: v.message for check, v in course.judge(NAME, cells).items() if not v.passed}
+def failed(name: str, cells: list[str]) -> dict[str, str]:
+    return {check: v.message for check, v in course.judge(name, cells).items() if not v.passed}
+
+
+def answers(kind: str):
+    """(assignment, answers) for every set of answers of this kind."""
+    return [
+        pytest.param(name, cells, id=f"{name}: {title}")
+        for name, module in ANSWERS.items()
+        for title, cells in getattr(module, kind).items()
+    ]
 
 
 # --- the notebooks ---------------------------------------------------------------------------------------------------
@@ -85,24 +96,30 @@ def test_the_solution_runs_and_writes_nothing_to_stderr(name, tmp_path):
 # --- answers against the checks --------------------------------------------------------------------------------------
 
 
-def test_the_untouched_release_earns_nothing():
-    messages = failed(code(notebook(NAME, "assignments").cells))
-    assert set(messages) == set(checks_of(NAME))
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_untouched_release_earns_nothing(name):
+    messages = failed(name, code(notebook(name, "assignments").cells))
+    assert set(messages) == set(checks_of(name))
     assert all("is not written yet" in message for message in messages.values())
 
 
-@pytest.mark.parametrize("answers", WRONG.values(), ids=WRONG)
-def test_wrong_answers_lose_their_own_points_and_no_others(answers):
-    messages = failed(code(with_answers(answers).cells))
-    assert set(messages) == set(answers)
-    for name, message in messages.items():
-        assert message.startswith(f"{name}: ")
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_solution_earns_everything(name):
+    assert failed(name, code(notebook(name).cells)) == {}
+
+
+@pytest.mark.parametrize(("name", "cells"), answers("WRONG"))
+def test_wrong_answers_lose_their_own_points_and_no_others(name, cells):
+    messages = failed(name, code(with_answers(cells, name).cells))
+    assert set(messages) == set(cells)
+    for exercise, message in messages.items():
+        assert message.startswith(f"{exercise}")
         assert "\n" not in message
 
 
-@pytest.mark.parametrize("answers", RIGHT.values(), ids=RIGHT)
-def test_right_answers_in_other_words_earn_everything(answers):
-    assert failed(code(with_answers(answers).cells)) == {}
+@pytest.mark.parametrize(("name", "cells"), answers("RIGHT"))
+def test_right_answers_in_other_words_earn_everything(name, cells):
+    assert failed(name, code(with_answers(cells, name).cells)) == {}
 
 
 CHEATS = {
@@ -198,13 +215,15 @@ def test_a_magic_line_does_no_harm():
     assert verify(checks_of(NAME)["target_velocity"], [cell]).passed
 
 
+WRONG = answers_a1.WRONG["signs and axes"]
+
 # --- through nbgrader -------------------------------------------------------------------------------------------------
 
 
 def submissions() -> dict[str, object]:
     """A class: notebooks by student."""
     found = {"solution": notebook(NAME), "release": notebook(NAME, "assignments")}
-    found["wrong"] = with_answers(WRONG["signs and axes"])
+    found["wrong"] = with_answers(WRONG)
     edited = notebook(NAME, "assignments")
     without_test = notebook(NAME)
     without_test.cells = [cell for cell in without_test.cells if cell["id"] != "check-guide"]
@@ -251,7 +270,7 @@ def graded(tmp_path_factory):
 def test_everyone_gets_what_is_theirs(graded):
     _, results = graded
     most = sum(check.points for check in checks_of(NAME).values())
-    lost = sum(checks_of(NAME)[name].points for name in WRONG["signs and axes"])
+    lost = sum(checks_of(NAME)[name].points for name in WRONG)
     points = {student: result.points for student, result in results.items()}
     assert points["solution"] == most
     assert points["wrong"] == most - lost

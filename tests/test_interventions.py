@@ -382,6 +382,38 @@ def test_regions_are_the_board(name):
         task.region(puzzle, "sky", 5, 5)
 
 
+@pytest.mark.parametrize("name", ["maze", "rotation"])
+def test_regions_of_a_pair_hold_what_differs_and_are_the_board(name):
+    task = get_task(name)
+    for index in range(20):
+        puzzle = task.sample(0, index)
+        partner = task.partner(puzzle)
+        if partner is None:
+            continue
+        rows, columns = (side // 4 for side in task.canvas(puzzle))
+        both = {r: task.region_of_both(puzzle, partner, r, rows, columns) for r in task.regions(puzzle)}
+        assert (sum(where.astype(int) for where in both.values()) == 1).all()
+        if name == "maze":
+            assert {tuple(cell) for cell in zip(*both["goal"].nonzero(), strict=True)} == {puzzle.goal, partner.goal}
+            assert not any(both["elsewhere"][cell] for p in (puzzle, partner) for cell in p.route)
+    assert task.region_of_both(puzzle, puzzle, "all", 3, 7).all()
+    with pytest.raises(MinicosError, match="no region 'sky': choose from all"):
+        task.region_of_both(puzzle, puzzle, "sky", 5, 5)
+
+
+def test_a_swapped_goal_is_the_one_that_goes_and_the_one_that_comes(untrained_nano):
+    nano = load(untrained_nano)
+    puzzle = mazes(1)[0]
+    partner = get_task("maze").partner(puzzle)
+    swap = SwapHidden(Run(partner), 2, (0,), Tokens("goal", (1,)))
+    recorder = Recorder("block", "cond", (0,), blocks=(2,))
+    run = sample_runs(nano, [Run(puzzle, 0, (swap,)), Run(partner)], recorders=[recorder])
+    states = run.recorded("block", "cond", 2)[0].unflatten(1, (-1, puzzle.size, puzzle.size))
+    same = (states[0] == states[1]).all(-1)
+    assert {tuple(cell) for cell in same[1].nonzero().tolist()} == {puzzle.goal, partner.goal}
+    assert not same[2:].any()
+
+
 def test_regions_follow_the_board_to_the_large_canvas():
     task = get_task("maze")
     puzzle = task.sample(0, 3, size=5)

@@ -134,7 +134,10 @@ class Task(ABC):
 
     @abstractmethod
     def regions(self, puzzle: Puzzle) -> dict[str, NDArray[np.bool_]]:
-        """Parts of the given image by name, each (board rows, board columns) in units; together they are the board."""
+        """Parts of the given image by name, each (board rows, board columns) in units; together they are the board.
+
+        What is small and telling comes first, and "elsewhere" last.
+        """
 
     def region(self, puzzle: Puzzle, name: str, rows: int, columns: int) -> NDArray[np.bool_]:
         """Which of rows x columns tokens lie at least half in a region, or most of all where none does.
@@ -154,6 +157,21 @@ class Task(ABC):
         )
         covered = 1 - drawn[0, ..., 0].reshape(rows, fine, columns, fine).mean((1, 3)) / 255
         return covered >= min(0.5, covered.max())
+
+    def region_of_both(self, one: Puzzle, other: Puzzle, name: str, rows: int, columns: int) -> NDArray[np.bool_]:
+        """The tokens of a region in either of two puzzles, where no earlier one (in the order of `regions`) lies.
+
+        Of mazes that differ in the goal alone, "goal" is both goals and "elsewhere" what is elsewhere in both.
+        """
+        if name == "all":
+            return self.region(one, name, rows, columns)
+        taken = np.zeros((rows, columns), bool)
+        for region in self.regions(one):
+            either = self.region(one, region, rows, columns) | self.region(other, region, rows, columns)
+            if region == name:
+                return either & ~taken
+            taken |= either
+        return self.region(one, name, rows, columns)  # which says that there is no such region
 
     @abstractmethod
     def prompts(self) -> tuple[str, ...]:
