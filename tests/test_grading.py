@@ -11,17 +11,19 @@ from pathlib import Path
 
 import answers_a1
 import answers_a2
+import answers_a3
+import answers_a4
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from minicos.errors import MinicosError
 from minicos.grading import ASSIGNMENTS, cell_of, checks_of, course
-from minicos.grading.checks import SEED_VARIABLE, verify
+from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 
 ROOT = Path(__file__).parents[1]
 NAME = "a1_denoiser"
-ANSWERS = {"a1_denoiser": answers_a1, "a2_frames_or_steps": answers_a2}
+ANSWERS = dict(zip(ASSIGNMENTS, (answers_a1, answers_a2, answers_a3, answers_a4), strict=True))
 
 
 def notebook(name: str, folder: str = "solutions"):
@@ -71,6 +73,16 @@ def test_points_agree_and_every_check_has_its_cell(name):
     assert sum(cell.metadata.nbgrader.points for cell in graded.values()) == 100
 
 
+def test_the_tables_of_the_readmes_agree_with_the_notebooks():
+    for name in ASSIGNMENTS:
+        graded = [c for c in notebook(name).cells if c.metadata.get("nbgrader", {}).get("grade")]
+        written = [c.metadata.nbgrader.points for c in graded if c.cell_type == "markdown"]
+        checks = checks_of(name).values()
+        row = f"| `{name}` | {len(checks)} | {sum(c.points for c in checks):g} | {len(written)} | {sum(written):g} |"
+        assert row in (ROOT / "solutions" / "README.md").read_text()
+        assert f"[`{name}`]({name}/{name}.ipynb)" in (ROOT / "assignments" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_notebooks_hold_no_output_no_path_and_no_private_kernel(name):
     for folder in ("solutions", "assignments"):
@@ -91,6 +103,15 @@ def test_the_solution_runs_and_writes_nothing_to_stderr(name, tmp_path):
         output for cell in solution.cells for output in cell.get("outputs", []) if output.output_type == "stream"
     ]
     assert not [stream.text for stream in streams if stream.name == "stderr"]
+
+
+def test_the_second_assignment_runs_on_a_wan(tiny_wan_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICOS_MODEL", str(tiny_wan_folder))
+    solution = notebook("a2_frames_or_steps")
+    NotebookClient(solution, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = next(cell for cell in solution.cells if cell["id"] == "setup").outputs
+    told = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert told.startswith("tiny-wan: 4 steps, 2 latent frames")
 
 
 # --- answers against the checks --------------------------------------------------------------------------------------
@@ -118,8 +139,10 @@ def test_wrong_answers_lose_their_own_points_and_no_others(name, cells):
 
 
 @pytest.mark.parametrize(("name", "cells"), answers("RIGHT"))
-def test_right_answers_in_other_words_earn_everything(name, cells):
-    assert failed(name, code(with_answers(cells, name).cells)) == {}
+def test_right_answers_in_other_words_earn_their_points(name, cells):
+    written = code(with_answers(cells, name).cells)
+    for exercise in cells:
+        assert verify(checks_of(name)[exercise], written) == Verdict(True)
 
 
 CHEATS = {

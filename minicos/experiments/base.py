@@ -24,7 +24,7 @@ from minicos.tasks import Puzzle, get_task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability
+EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability; over it: solid
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
 LEAST = 16
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
@@ -170,14 +170,16 @@ def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.Data
 
 
 def edge(reasoner: Reasoner, task: str) -> int:
-    """The size of a task that shows most: final rate within EDGE and the largest gap, as the evaluation has it.
+    """The size of a task where most can be gained and lost: the final rate nearest to the middle of EDGE, as the
+    evaluation has it, of the sizes where the steps do something (INFORMATIVE), if there are any.
 
     Without an evaluation the smallest size of which puzzles can be held out: of those that it was trained on, or of the
     task's where it does not say.
     """
-    rows = _evaluated(reasoner, task)
-    at_edge = [row for row in rows if EDGE[0] <= row.end <= EDGE[1]] or [row for row in rows if row.end >= EDGE[0]]
-    return max(at_edge, key=lambda row: row.gap).size if at_edge else _smallest(reasoner, task)
+    rows = [row for row in _evaluated(reasoner, task) if row.end >= EDGE[0]]
+    rows = [row for row in rows if row.gap >= INFORMATIVE] or rows
+    middle = sum(EDGE) / 2
+    return min(rows, key=lambda row: abs(row.end - middle)).size if rows else _smallest(reasoner, task)
 
 
 def solid(reasoner: Reasoner, task: str) -> int:

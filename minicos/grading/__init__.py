@@ -10,7 +10,7 @@ from pathlib import Path
 from minicos.errors import MinicosError
 from minicos.grading.checks import Check, cells_of_session, verify
 
-ASSIGNMENTS = ("a1_denoiser", "a2_frames_or_steps")
+ASSIGNMENTS = ("a1_denoiser", "a2_frames_or_steps", "a3_layers", "a4_ensemble")
 VERDICTS_VARIABLE = "MINICOS_VERDICTS"  # while nbgrader runs a submission: the file that says how it was judged
 
 

@@ -1,0 +1,249 @@
+"""Checks of the third assignment: token energy, a probe that does not leak, and what a latent swap can show."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from minicos import measures
+from minicos.grading import a3_given
+from minicos.grading.checks import Check, Inputs
+
+SHAPE = (3, 10, 8)  # batch, tokens, width: all different
+
+
+def normal(*shape: int, generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator).double()
+
+
+# --- energy ---------------------------------------------------------------------------------------------------------
+
+
+def hidden_states(generator: Generator) -> list[Inputs]:
+    return [{"hidden": (1 + 5 * k) * normal(*SHAPE, generator=generator)} for k in range(2)]
+
+
+def energy(hidden: Tensor) -> Tensor:
+    return torch.from_numpy(measures.token_energy(hidden.numpy()))
+
+
+# --- probes ---------------------------------------------------------------------------------------------------------
+
+
+def groups_of_rows(generator: Generator) -> list[Inputs]:
+    """Groups of 6 rows each, in random order."""
+    found = []
+    for count, folds in ((10, 5), (9, 3)):
+        groups = 7 + 3 * torch.arange(count).repeat_interleave(6)
+        found.append({"groups": groups[torch.randperm(len(groups), generator=generator)], "folds": folds})
+    return found
+
+
+def what_folds_are(groups: Tensor, folds: int) -> Tensor:
+    """How many folds there are, how many a group lies in at most, and the rows of the largest and smallest."""
+    rows = len(groups) / folds
+    return torch.tensor([folds, 1, rows, rows])
+
+
+LOOK_AT_FOLDS = """
+fold = torch.as_tensor(folds_of(groups, folds)).long()
+sizes = torch.tensor([(fold == value).sum() for value in fold.unique()]).double()
+split = max(len(fold[groups == group].unique()) for group in groups.unique())
+in_range = fold.shape == groups.shape and int(fold.min()) >= 0 and int(fold.max()) < folds
+result = [len(sizes) if in_range else -1, split, sizes.max(), sizes.min()]
+"""
+
+
+def to_fit(generator: Generator) -> list[Inputs]:
+    found = []
+    for penalty in (0.5, 20.0):
+        train = normal(40, 6, generator=generator) + 3
+        labels = (train[:, 0] - train[:, 3] + normal(40, generator=generator) > 0.3).double() * 2 - 1
+        found.append(
+            {"train": train, "labels": labels, "test": normal(9, 6, generator=generator) + 3, "penalty": penalty}
+        )
+    return found
+
+
+def ridge(train: Tensor, labels: Tensor, test: Tensor, penalty: float, intercept: bool = True) -> Tensor:
+    middle, level = (train.mean(0), labels.mean()) if intercept else (torch.zeros_like(train[0]), 0.0)
+    x, y = train - middle, labels - level
+    weights = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]).double(), x.T @ y)
+    return (test - middle) @ weights + level
+
+
+def to_cross_validate(generator: Generator) -> list[Inputs]:
+    case = to_fit(generator)[0]
+    fold = torch.arange(40) % 4
+    order = torch.randperm(40, generator=generator)
+    return [{"features": case["train"], "labels": case["labels"], "fold": fold[order], "penalty": 0.5}]
+
+
+def held_out(features: Tensor, labels: Tensor, fold: Tensor, penalty: float) -> Tensor:
+    scores = torch.zeros(len(labels)).double()
+    for value in fold.unique():
+        inside = fold == value
+        scores[inside] = ridge(features[~inside], labels[~inside], features[inside], penalty)
+    return scores
+
+
+def not_held_out(features: Tensor, labels: Tensor, fold: Tensor, penalty: float) -> Tensor:
+    return ridge(features, labels, features, penalty)
+
+
+def trained_inside(features: Tensor, labels: Tensor, fold: Tensor, penalty: float) -> Tensor:
+    scores = torch.zeros(len(labels)).double()
+    for value in fold.unique():
+        inside = fold == value
+        scores[inside] = ridge(features[inside], labels[inside], features[inside], penalty)
+    return scores
+
+
+def read_and_baselines(generator: Generator) -> list[Inputs]:
+    read = torch.rand(12, generator=generator).double()
+    others = torch.rand(3, 12, generator=generator).double() * torch.tensor([[0.5], [0.9], [0.7]])
+    return [{"read": read, "baselines": others}, {"read": read, "baselines": others.flip(0)}]
+
+
+def over_the_best(read: Tensor, baselines: Tensor) -> Tensor:
+    return read - baselines[baselines.mean(1).argmax()]
+
+
+# --- the swap -------------------------------------------------------------------------------------------------------
+
+
+def cells_and_frames(generator: Generator) -> list[Inputs]:
+    sizes = {"frames": 3, "rows": 4, "columns": 5}
+    return [
+        {**sizes, "cells": [[0, 1], [3, 4]], "chosen": [2]},
+        {**sizes, "cells": [[2, 0]], "chosen": [0, 1, 2]},
+        {**sizes, "cells": [], "chosen": [1]},
+    ]
+
+
+def tokens_of(
+    frames: int, rows: int, columns: int, cells: list[list[int]], chosen: list[int], by_column: bool = False
+) -> Tensor:
+    mask = torch.zeros(frames, rows, columns)
+    for frame in chosen:
+        for row, column in cells:
+            mask[frame, row, column] = 1
+    return (mask.transpose(1, 2) if by_column else mask).flatten()
+
+
+def states_to_swap(generator: Generator) -> list[Inputs]:
+    mask = torch.rand(SHAPE[1], generator=generator) < 0.4
+    pairs = [{name: normal(*SHAPE, generator=generator) for name in ("own", "donor")} for _ in range(2)]
+    return [{**pairs[0], "mask": mask}, {**pairs[1], "mask": torch.zeros_like(mask)}]
+
+
+def swapped(own: Tensor, donor: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and what own and donor have to be afterwards."""
+    return torch.where(mask[:, None], donor, own), own, donor
+
+
+def answers_after(generator: Generator) -> list[Inputs]:
+    a, b = (torch.randint(-1, 3, (30,), generator=generator) for _ in range(2))
+    after = torch.where(torch.rand(30, generator=generator) < 0.4, a, torch.randint(-1, 4, (30,), generator=generator))
+    return [{"after": after, "a": a, "b": b}]
+
+
+def ways(after: Tensor, a: Tensor, b: Tensor, telling: bool = True) -> Tensor:
+    counts = (a != b) & (a >= 0) & (b >= 0) if telling else torch.ones_like(a, dtype=torch.bool)
+    stays, becomes = (after == a)[counts].double(), (after == b)[counts].double()
+    return torch.stack([stays.mean(), becomes.mean(), (1 - stays - becomes).mean()])
+
+
+CHECKS = (
+    Check(
+        "token_energy",
+        8,
+        hidden_states,
+        energy,
+        {
+            "relative to the mean over the tokens of the same video": (
+                lambda hidden: hidden.norm(dim=-1) / hidden.norm(dim=-1).mean()
+            ),
+            "raw norms: they cannot be compared between blocks": lambda hidden: hidden.norm(dim=-1),
+        },
+    ),
+    Check(
+        "folds_of",
+        10,
+        groups_of_rows,
+        what_folds_are,
+        {},
+        driver=LOOK_AT_FOLDS,
+    ),
+    Check(
+        "ridge_scores",
+        12,
+        to_fit,
+        ridge,
+        {
+            "the intercept is missing: centre features and labels first, by what the training rows say": (
+                lambda train, labels, test, penalty: ridge(train, labels, test, penalty, intercept=False)
+            ),
+            "the penalty makes no difference to the result": (
+                lambda train, labels, test, penalty: ridge(train, labels, test, 0.0)
+            ),
+        },
+        forbidden=("torch.linalg.lstsq",),
+    ),
+    Check(
+        "out_of_fold",
+        10,
+        to_cross_validate,
+        held_out,
+        {
+            "it leaks: a row must be scored by a probe that never saw its fold": not_held_out,
+            "the other way round: train on all other folds": trained_inside,
+        },
+        given=(a3_given.ridge_scores,),
+    ),
+    Check(
+        "beyond_baseline",
+        8,
+        read_and_baselines,
+        over_the_best,
+        {
+            "one baseline for all puzzles: the best on average, not the best for each": (
+                lambda read, baselines: read - baselines.amax(0)
+            ),
+            "against the best of the baselines, not their mean": lambda read, baselines: read - baselines.mean(0),
+        },
+    ),
+    Check(
+        "token_mask",
+        10,
+        cells_and_frames,
+        tokens_of,
+        {
+            "in a frame, tokens come row by row": (lambda **inputs: tokens_of(**inputs, by_column=True)),
+        },
+        driver="result = torch.as_tensor(token_mask(frames, rows, columns, cells, chosen)).double()",
+    ),
+    Check(
+        "swap_hidden",
+        8,
+        states_to_swap,
+        swapped,
+        {
+            "the wrong way round: where the mask is true, the donor's": (
+                lambda own, donor, mask: (torch.where(mask[:, None], own, donor), own, donor)
+            ),
+        },
+        driver="result = [swap_hidden(own, donor, mask), own, donor]",
+    ),
+    Check(
+        "three_ways",
+        10,
+        answers_after,
+        ways,
+        {
+            "pairs with equal or unreadable answers tell nothing: leave them out": (
+                lambda after, a, b: ways(after, a, b, telling=False)
+            ),
+        },
+    ),
+)
