@@ -172,16 +172,28 @@ def grade_one(course: Path, name: str, student: str) -> Result:
     problem = "" if outcome["success"] else "nbgrader could not run the notebook"
     points = {check.name: check.points * verdicts[check.name].passed for check in checks_of(name).values()}
     if not problem:
-        with grader.gradebook as book:
-            for check, score in points.items():
-                grade = book.find_grade(cell_of(check), name, name, student)
-                grade.auto_score, grade.needs_manual_grade = score, False
-            book.db.commit()
+        _enter(grader, name, student, points)
     messages = {check: verdict.message for check, verdict in verdicts.items() if not verdict.passed}
     most = sum(check.points for check in checks_of(name).values())
     result = Result(student, sum(points.values()), most, problem, messages)
     _write_result(course, name, result)
     return result
+
+
+def _enter(grader: NbGraderAPI, name: str, student: str, points: dict[str, float]) -> None:
+    """Points of every check into the gradebook."""
+    from nbgrader.api import Grade, MissingEntry
+
+    with grader.gradebook as book:
+        for check, score in points.items():
+            try:
+                grade = book.find_grade(cell_of(check), name, name, student)
+            except MissingEntry:  # the student has deleted the cell
+                cell, notebook = book.find_grade_cell(cell_of(check), name, name), (name, name, student)
+                grade = Grade(cell=cell, notebook=book.find_submission_notebook(*notebook))
+                book.db.add(grade)
+            grade.auto_score, grade.needs_manual_grade = score, False
+        book.db.commit()
 
 
 def judge(name: str, cells: Sequence[str]) -> dict[str, Verdict]:
