@@ -34,7 +34,7 @@ from minicos.errors import MinicosError
 from minicos.evaluation import solve
 from minicos.files import prepare_folder
 from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
-from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder, make_frame_causal, quicken
+from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder, make_frame_causal
 from minicos.recipes import RECIPES, Recipe, siblings
 from minicos.tasks import get_task, vocabulary
 
@@ -56,8 +56,6 @@ def build(name: str, seed: int, recipe: Recipe | None = None) -> Reasoner:
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
     tasks = (recipe or RECIPES[name]).tasks()
-    if not torch.cuda.is_available():
-        quicken(transformer)
     if preset.causal:
         make_frame_causal(transformer)
     settings = Settings(
