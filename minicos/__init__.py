@@ -17,8 +17,25 @@ _HOMES = {
     "get_task": "minicos.tasks",
     "MinicosError": "minicos.errors",
     "check": "minicos.grading",
+    "live": "minicos.teaching",
+    "show": "minicos.teaching",
+    "film": "minicos.teaching",
+    "strip": "minicos.teaching",
 }
-__all__ = ["MinicosError", "Recorder", "__version__", "check", "get_task", "load", "rollout", "sample"]
+__all__ = [
+    "MinicosError",
+    "Recorder",
+    "__version__",
+    "check",
+    "film",
+    "get_task",
+    "live",
+    "load",
+    "rollout",
+    "sample",
+    "show",
+    "strip",
+]
 
 
 def __getattr__(name: str) -> object:

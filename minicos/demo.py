@@ -17,12 +17,12 @@ from minicos.evaluation import held_out, score_all
 from minicos.files import prepare_folder
 from minicos.measures import wilson_interval
 from minicos.model import Reasoner, load
-from minicos.plots import film_strip, save_video, video_wall
+from minicos.plots import save_video, video_wall
 from minicos.sampling import Recorder, Trajectory, sample
 from minicos.tasks import STATUSES, Score
+from minicos.teaching import strip_of
 
 PUZZLES = 16
-STRIP_ROWS = 7
 HEADER = ("model", "task", "size", "n", "solved % [95 %]", "at step 0 % [95 %]", *STATUSES[1:])
 
 
@@ -68,12 +68,8 @@ def draw(reasoner: Reasoner, run: Trajectory, first: list[Score], end: list[Scor
     # The most telling puzzle: not solved by the first estimate, solved by the last. The first of all, if there is none.
     telling = [i for i, (a, b) in enumerate(zip(first, end, strict=True)) if b.solved and not a.solved]
     chosen = (telling or [0])[0]
-    shown = np.unique(np.linspace(0, len(run.schedule) - 1, STRIP_ROWS).round().astype(int)).tolist()
-    estimates = [reasoner.decode(run.recorded("x0_hat")[s][chosen : chosen + 1])[0] for s in shown]
-    scores = score_all([run.puzzles[chosen]] * len(shown), estimates)
-    title = f"{reasoner.settings.name}, {task} {run.puzzles[chosen].size}: x0_hat along the denoising steps"
     strip = out / f"{task}-strip.png"
-    film_strip(estimates, [run.schedule[s] for s in shown], scores, title).savefig(strip)
+    strip_of(reasoner, run, chosen)[0].savefig(strip)
     walls = [out / f"{task}.gif", out / f"{task}.mp4"]
     for path in walls:
         save_video(video_wall(list(run.video), end), path)

@@ -61,6 +61,31 @@ def film_strip(estimates: Sequence[Video], steps: Sequence[Step], scores: Sequen
     return figure
 
 
+def film(videos: Mapping[str, Video], title: str = "") -> Figure:
+    """Videos one under the other: a row for each name, a column for each frame. Sizes and lengths may differ.
+
+    videos: uint8 (frames, height, width, 3) by name.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(len(video) for video in videos.values())
+    figure = Figure(figsize=(0.95 * columns + 1.6, 1.0 * len(videos) + 0.5), layout="constrained", dpi=150)
+    axes = figure.subplots(len(videos), columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.06})
+    for row, (name, video) in zip(axes, videos.items(), strict=True):
+        for frame, axis in enumerate(row):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(color="#9a9a9a", linewidth=0.6)
+            if frame < len(video):
+                axis.imshow(video[frame], interpolation="nearest")
+            else:
+                axis.set_axis_off()
+            if row is axes[0]:
+                axis.set_title(f"frame {frame}", fontsize=8)
+        row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
 def video_wall(videos: Sequence[Video], scores: Sequence[Score], columns: int = 8, scale: int = 4) -> Video:
     """Many videos of one size as one, enlarged, each in a frame: black where solved, striped where not."""
     frames, height, width, _ = videos[0].shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +32,26 @@ class Result:
     seconds: float
 
 
+# What shows progress: by what is done, how many runs there are, and whether it is shown; gives what to call per chunk.
+Bar = Callable[[str, int, bool], AbstractContextManager[Callable[[int], object]]]
+
+
+@contextmanager
+def terminal_bar(name: str, total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """A line on stderr."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        work = bar.add_task(name, total=total)
+        yield lambda done: bar.advance(work, done)
+
+
 def run_experiment(
-    experiment: Experiment, reasoner: Reasoner, out: Path, scale: Scale, fabric: Fabric | None = None
+    experiment: Experiment,
+    reasoner: Reasoner,
+    out: Path,
+    scale: Scale,
+    fabric: Fabric | None = None,
+    bar: Bar = terminal_bar,
 ) -> Result | None:
     """`minicos experiment`: writes summary, figure and verdict to `out`; killed and run again, it goes on.
 
@@ -39,15 +59,10 @@ def run_experiment(
     """
     sweeps = experiment.sweeps(reasoner, scale)
     prepare_folder(out)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     first = fabric is None or fabric.global_rank == 0
-    with Progress(*columns, console=Console(stderr=True), disable=not first) as bar:
-        mine = sum(len(chunk) for sweep in sweeps for _, chunk in share_of(sweep, fabric))
-        work = bar.add_task(experiment.name, total=mine)
-        tables = {
-            sweep.name: run_sweep(sweep, out / sweep.name, fabric=fabric, advance=lambda done: bar.advance(work, done))
-            for sweep in sweeps
-        }
+    mine = sum(len(chunk) for sweep in sweeps for _, chunk in share_of(sweep, fabric))
+    with bar(experiment.name, mine, first) as advance:
+        tables = {sweep.name: run_sweep(sweep, out / sweep.name, fabric=fabric, advance=advance) for sweep in sweeps}
     if not first:
         return None
     features = {s.name: features_of(s, out / s.name) for s in sweeps if s.features is not None}

@@ -1,0 +1,169 @@
+"""What lecture notebooks call: pictures with words for those who cannot see them, and a finding measured live."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minicos.errors import MinicosError
+from minicos.evaluation import score_all
+from minicos.model import Reasoner, load
+from minicos.plots import film as drawn_film
+from minicos.plots import film_strip
+from minicos.sampling import Trajectory
+from minicos.tasks import Video
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from minicos.experiments.base import Experiment
+    from minicos.replication import Finding
+
+STRIP_ROWS = 7
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that a notebook shows. alt: what is to be seen, in words."""
+
+    png: bytes
+    alt: str
+
+    def _repr_html_(self) -> str:
+        encoded = base64.b64encode(self.png).decode()
+        return f'<img src="data:image/png;base64,{encoded}" alt="{escape(self.alt)}" style="max-width: 100%">'
+
+    def __repr__(self) -> str:
+        return f"[picture: {self.alt}]"
+
+
+def show(figure: Figure, alt: str) -> Picture:
+    """A figure as the last line of a cell. alt: what is to be seen, in words; raises MinicosError without any."""
+    if not alt.strip():
+        raise MinicosError("a picture needs its `alt`: say in words what is to be seen")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return Picture(buffer.getvalue(), alt)
+
+
+def film(videos: Mapping[str, Video], alt: str, title: str = "") -> Picture:
+    """Videos one under the other, a row for each name and a column for each frame (`plots.film`)."""
+    return show(drawn_film(videos, title), alt)
+
+
+def strip(reasoner: Reasoner, run: Trajectory, row: int = 0) -> Picture:
+    """What x0_hat shows along the denoising steps of one run of a trajectory that recorded it.
+
+    The text for those who cannot see it has the verdict of every step that is shown.
+    """
+    figure, verdicts = strip_of(reasoner, run, row)
+    return show(figure, f"Film strip: a row for each denoising step, a column for each frame. {verdicts}.")
+
+
+def strip_of(reasoner: Reasoner, run: Trajectory, row: int) -> tuple[Figure, str]:
+    """The same as a figure, and its verdicts in words."""
+    puzzle, recorded = run.puzzles[row], run.recorded("x0_hat")
+    network = reasoner.for_task(puzzle.task)
+    shown = np.unique(np.linspace(0, len(run.schedule) - 1, STRIP_ROWS).round().astype(int)).tolist()
+    estimates = [network.decode(recorded[s][row : row + 1])[0] for s in shown]
+    scores = score_all([puzzle] * len(shown), estimates)
+    title = f"{network.settings.name}, {puzzle.task} {puzzle.size}: x0_hat along the denoising steps"
+    verdicts = ", ".join(f"step {s} {score.status}" for s, score in zip(shown, scores, strict=True))
+    return film_strip(estimates, [run.schedule[s] for s in shown], scores, title), verdicts
+
+
+@dataclass(frozen=True)
+class Live:
+    """A finding measured just now, beside what the full run of the same model came to.
+
+    stored: the full run's line of the report; None where none is stored with the checkpoint.
+    """
+
+    live: Finding
+    stored: Finding | None
+    picture: Picture
+    model: str
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(which run, n, verdict, measured), the live one first."""
+        rows = [("live, now", *_line(self.live))]
+        if self.stored is None:
+            how = f"minicos replicate --model {self.model}"
+            return [*rows, ("full run", "-", "not stored", f"no full run is stored with {self.model}: {how}")]
+        return [*rows, ("full run", *_line(self.stored))]
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
+        head = "".join(f"<th>{name}</th>" for name in ("run", "n", "verdict", "measured"))
+        said = "".join(
+            f"<p><b>{name}.</b> {escape(text)}</p>"
+            for name, text in (
+                ("Claim", self.live.finding),
+                ("The paper", self.live.paper),
+                ("Criterion, set beforehand", self.live.criterion),
+            )
+        )
+        return f"{said}{self.picture._repr_html_()}<table><tr>{head}</tr>{cells}</table>"
+
+    def __repr__(self) -> str:
+        lines = [f"{self.live.experiment} on {self.model}", f"criterion: {self.live.criterion}"]
+        return "\n".join([*lines, *(f"{run} (n = {n}): {verdict}; {text}" for run, n, verdict, text in self.rows())])
+
+
+def live(name: str, cases: int | None = None, model: str | None = None) -> Live:
+    """Run one of the experiments here and now, at small n, beside the stored full run.
+
+    cases: puzzles of each task; the quick run's number when None. model: the switch's default when None. Raises
+    MinicosError for an unknown experiment, and where the model was trained on none of its tasks.
+    """
+    from minicos.experiments import get_experiment
+    from minicos.experiments.base import scale_of
+    from minicos.experiments.running import PNG_FILE, run_experiment
+    from minicos.replication import finding_of
+
+    experiment, reasoner = get_experiment(name), load(model)
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / name
+        result = run_experiment(experiment, reasoner, out, scale_of(True, cases), bar=notebook_bar)
+        picture = Picture((out / PNG_FILE).read_bytes(), experiment.picture)
+    return Live(finding_of(experiment, result), stored(reasoner, experiment), picture, reasoner.settings.name)
+
+
+def stored(reasoner: Reasoner, experiment: Experiment) -> Finding | None:
+    """What the full replication of this checkpoint found, if it lies beside its weights."""
+    from minicos.replication import FINDINGS_FILE, Finding
+
+    path = reasoner.folder / FINDINGS_FILE if reasoner.folder else None
+    if path is None or not path.exists():
+        return None
+    findings = (Finding(**line) for line in json.loads(path.read_text())["findings"])
+    return next((finding for finding in findings if finding.experiment == experiment.name), None)
+
+
+@contextmanager
+def notebook_bar(name: str, total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """A bar in the notebook; nothing on stderr, which a notebook shows in red."""
+    import sys
+
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=name, total=total, disable=not shown, file=sys.stdout, leave=False) as bar:
+        yield bar.update
+
+
+def _line(finding: Finding) -> tuple[str, str, str]:
+    """n, verdict and what was measured."""
+    if finding.n is None:
+        return "-", finding.status, finding.text
+    fewest, most = finding.n
+    return str(most) if fewest == most else f"{fewest} to {most}", finding.status, finding.text

@@ -1,0 +1,63 @@
+"""What lessons call: pictures have words, a live finding says its n and its criterion, and nothing reaches stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from matplotlib.figure import Figure
+
+import minicos
+from minicos.errors import MinicosError
+from minicos.experiments import get_experiment
+from minicos.teaching import stored
+
+
+@pytest.fixture
+def maze_puzzles():
+    return [minicos.get_task("maze").sample(0, i, size=4) for i in range(2)]
+
+
+def test_a_picture_needs_words():
+    with pytest.raises(MinicosError, match="alt"):
+        minicos.show(Figure(), " ")
+    shown = minicos.show(Figure(), 'a "dot" < a line')
+    assert 'alt="a &quot;dot&quot; &lt; a line"' in shown._repr_html_()
+
+
+def test_a_film_takes_videos_of_different_lengths(maze_puzzles):
+    task = minicos.get_task("maze")
+    videos = {str(frames): task.render(maze_puzzles[0], frames) for frames in (2, 5)}
+    assert minicos.film(videos, "two videos").png.startswith(b"\x89PNG")
+
+
+def test_a_strip_says_its_verdicts(untrained_nano, maze_puzzles):
+    reasoner = minicos.load(untrained_nano)
+    run = minicos.sample(reasoner, maze_puzzles[:2], recorders=[minicos.Recorder("x0_hat")])
+    last = len(run.schedule) - 1
+    assert (
+        f"step {last} {minicos.get_task('maze').score(run.video[1], maze_puzzles[1]).status}"
+        in minicos.strip(reasoner, run, row=1).alt
+    )
+    with pytest.raises(MinicosError, match="not recorded"):
+        minicos.strip(reasoner, minicos.sample(reasoner, maze_puzzles[:1]))
+
+
+def test_a_live_finding_stands_beside_the_stored_one(untrained_nano, tmp_path, capfd):
+    folder = tmp_path / "nano"
+    shutil.copytree(untrained_nano, folder)
+    live = minicos.live("chain-of-steps", cases=2, model=str(folder))
+    assert capfd.readouterr().err == ""
+    assert live.rows()[1][2] == "not stored"
+    assert get_experiment("chain-of-steps").criterion in repr(live)
+    reasoner = minicos.load(folder)
+    report = {"findings": [{**live.live.__dict__, "text": "what the full run said", "n": [256, 256]}]}
+    (folder / "findings.json").write_text(json.dumps(report))
+    assert stored(reasoner, get_experiment("chain-of-steps")).text == "what the full run said"
+    assert stored(reasoner, get_experiment("budget")) is None
+
+
+def test_an_unknown_finding_is_refused():
+    with pytest.raises(MinicosError, match="unknown experiment"):
+        minicos.live("chain-of-thought")
