@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from dataclasses import asdict
 from pathlib import Path
 
+import browser
 import pytest
 from hypothesis import settings
 
@@ -121,3 +122,29 @@ def untrained_nano(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "nano"
     save(reasoner, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
+    """(folder, server, chromium): a JupyterLab on an empty folder, and a browser; skipped where there is none.
+
+    They end with the module: while Playwright runs, asyncio finds its loop in this thread, and nbclient would too.
+    """
+    pytest.importorskip("playwright", reason="Playwright is not installed")
+    program = browser.program()
+    if not program:
+        pytest.skip(f"there is no browser here: install one of {', '.join(browser.BROWSERS)}")
+    place = tmp_path_factory.mktemp("jupyter")
+    folder = place / "course"
+    folder.mkdir()
+    with browser.jupyterlab(folder, place / "private") as server, browser.chromium(program) as chromium:
+        yield folder, server, chromium
+
+
+@pytest.fixture
+def lab(jupyter):
+    """A new page of the JupyterLab. Put notebooks into lab.folder, then lab.open, lab.run_all, lab.page."""
+    folder, server, chromium = jupyter
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    yield browser.Lab(folder, server, page)
+    page.close()
