@@ -71,6 +71,8 @@ def film(videos: Mapping[str, Video], title: str = "") -> Figure:
     columns = max(len(video) for video in videos.values())
     figure = Figure(figsize=(0.95 * columns + 1.6, 1.0 * len(videos) + 0.5), layout="constrained", dpi=150)
     axes = figure.subplots(len(videos), columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.06})
+    for frame, axis in enumerate(axes[0]):
+        axis.set_title(f"frame {frame}", fontsize=8)
     for row, (name, video) in zip(axes, videos.items(), strict=True):
         for frame, axis in enumerate(row):
             axis.set(xticks=[], yticks=[])
@@ -79,8 +81,6 @@ def film(videos: Mapping[str, Video], title: str = "") -> Figure:
                 axis.imshow(video[frame], interpolation="nearest")
             else:
                 axis.set_axis_off()
-            if row is axes[0]:
-                axis.set_title(f"frame {frame}", fontsize=8)
         row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=9)
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -122,6 +123,19 @@ def test_verdicts_follow_the_definition(numbers, status):
     found, text = judge(*numbers, criterion=0.1, n=50)
     assert found == status
     assert ("would settle" in text) == (status == "unclear")
+
+
+@pytest.mark.parametrize("mean", [0.1, 0.1 + 1e-12, 0.1 - 1e-12])
+def test_an_effect_at_its_criterion_asks_for_no_absurd_number_of_puzzles(mean):
+    status, text = judge(mean, mean - 0.2, mean + 0.2, criterion=0.1, n=50)
+    assert status == "unclear"
+    assert text.endswith("too near the criterion for any number of puzzles to settle it")
+
+
+def test_the_number_that_would_settle_it_does():
+    numbers = re.search(r"about (\d+) puzzles", judge(0.15, 0.05, 0.25, criterion=0.1, n=50)[1])
+    half = 0.1 * (50 / int(numbers[1])) ** 0.5
+    assert judge(0.15, 0.15 - half + 1e-9, 0.15 + half, criterion=0.1, n=int(numbers[1]))[0] == "shown"
 
 
 def test_parts_of_a_criterion_come_together():

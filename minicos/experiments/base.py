@@ -28,6 +28,7 @@ EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edg
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
 LEAST = 16
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
+HOPELESS = 30  # times narrower that an interval cannot be made: it would take the square of it in puzzles
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ def judge(mean: float, low: float, high: float, criterion: float, n: int) -> tup
         return "shown", numbers
     if high < criterion and half <= narrow:
         return "not shown", numbers
-    margin = min(narrow, max(abs(mean - criterion), 1e-9))
+    # Half of the interval must become smaller than this, and shrinks with the square root of n.
+    margin = mean - criterion if mean > criterion else min(narrow, criterion - mean)
+    if half > HOPELESS * margin:
+        return "unclear", f"{numbers}; too near the criterion for any number of puzzles to settle it"
     return "unclear", f"{numbers}; about {ceil(n * max(1.0, (half / margin) ** 2))} puzzles would settle it"
 
 
