@@ -79,4 +79,6 @@ def verdict(points: list[Point], reference: list[Point]) -> str:
     left = outside_band(points, reference)
     count = f"{len(points) - len(left)} of {len(points)} points of the loss curve"
     where = f" (not: step {', '.join(map(str, left))})" if left else ""
-    return f"{count} lie within a factor of {BAND} of the shipped run's{where}"
+    ratios = [own.loss / other.loss for own, other in zip(points, reference, strict=True)]
+    span = f"from {min(ratios):.2f} to {max(ratios):.2f} times its loss"
+    return f"{count} lie within a factor of {BAND} of the shipped run's{where}; {span}"

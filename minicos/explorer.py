@@ -6,6 +6,7 @@ for runs without a front end.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -122,10 +123,14 @@ class Explorer:
         task = given.setdefault("task", next(iter(sizes)))
         if task not in sizes:
             raise MinicosError(f"{self.reasoner.settings.name} has no task '{task}': choose from {', '.join(sizes)}")
-        size, block = given.pop("size", solid(self.reasoner, task)), given.pop("block", self.depth(task) // 2)
+        given = {"size": solid(self.reasoner, task), "block": self.depth(task) // 2} | given
+        for name in ("size", "block", "index", "seed"):
+            given[name] = _number(name, given.get(name, 0))
         for name in ("steps", "frames"):
             given[name] = _numbers(name, given.get(name, ()))
-        choice = Choice(size=size, block=block, **given)
+        if given.get("swap") not in (None, "pair"):
+            given["swap"] = _number("swap", given["swap"])
+        choice = Choice(**given)
         self._check(choice, sizes[task])
         return choice
 
@@ -208,10 +213,17 @@ class Explorer:
         )
 
 
+def _number(name: str, given: object) -> int:
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise MinicosError(f"{name} is a whole number, not {given!r}") from None
+
+
 def _numbers(name: str, given: object) -> tuple[int, ...]:
     """One number or several, in order and each once."""
     try:
-        return tuple(np.unique(np.asarray(given, int)).tolist())
+        return tuple(sorted({operator.index(number) for number in np.atleast_1d(given).tolist()}))
     except (TypeError, ValueError):
         raise MinicosError(f"{name} are whole numbers, not {given!r}: give one, or several as (0, 3)") from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minicos.curves import BAND, WINDOW, Point
+from minicos.errors import MinicosError
 from minicos.flow import Step
 from minicos.tasks import Score, Video
 
@@ -64,10 +65,12 @@ def film_strip(estimates: Sequence[Video], steps: Sequence[Step], scores: Sequen
 def film(videos: Mapping[str, Video], title: str = "") -> Figure:
     """Videos one under the other: a row for each name, a column for each frame. Sizes and lengths may differ.
 
-    videos: uint8 (frames, height, width, 3) by name.
+    videos: uint8 (frames, height, width, 3) by name. Raises MinicosError where there is none.
     """
     from matplotlib.figure import Figure
 
+    if not videos:
+        raise MinicosError("no video to show: give at least one, as {name: video}")
     columns = max(len(video) for video in videos.values())
     figure = Figure(figsize=(0.95 * columns + 1.6, 1.0 * len(videos) + 0.5), layout="constrained", dpi=150)
     axes = figure.subplots(len(videos), columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.06})

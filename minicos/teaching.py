@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minicos import plots
 from minicos.errors import MinicosError
 from minicos.evaluation import score_all
 from minicos.model import Reasoner, load
-from minicos.plots import film as drawn_film
-from minicos.plots import film_strip
+from minicos.runs import check_range
 from minicos.sampling import Trajectory
 from minicos.tasks import Video
 
@@ -58,13 +59,14 @@ def show(figure: Figure, alt: str) -> Picture:
 
 def film(videos: Mapping[str, Video], alt: str, title: str = "") -> Picture:
     """Videos one under the other, a row for each name and a column for each frame (`plots.film`)."""
-    return show(drawn_film(videos, title), alt)
+    return show(plots.film(videos, title), alt)
 
 
 def strip(reasoner: Reasoner, run: Trajectory, row: int = 0) -> Picture:
     """What x0_hat shows along the denoising steps of one run of a trajectory that recorded it.
 
-    The text for those who cannot see it has the verdict of every step that is shown.
+    At most STRIP_ROWS of the recorded steps are shown, evenly spread. The text for those who cannot see them has the
+    verdict of each. Raises MinicosError for a run that is not there, and where x0_hat was not recorded.
     """
     figure, verdicts = strip_of(reasoner, run, row)
     return show(figure, f"Film strip: a row for each denoising step, a column for each frame. {verdicts}.")
@@ -72,14 +74,15 @@ def strip(reasoner: Reasoner, run: Trajectory, row: int = 0) -> Picture:
 
 def strip_of(reasoner: Reasoner, run: Trajectory, row: int) -> tuple[Figure, str]:
     """The same as a figure, and its verdicts in words."""
+    check_range("row", (row,), len(run.runs))
     puzzle, recorded = run.puzzles[row], run.recorded("x0_hat")
-    network = reasoner.for_task(puzzle.task)
-    shown = np.unique(np.linspace(0, len(run.schedule) - 1, STRIP_ROWS).round().astype(int)).tolist()
+    network, steps = reasoner.for_task(puzzle.task), sorted(recorded)
+    shown = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, STRIP_ROWS).round().astype(int))]
     estimates = [network.decode(recorded[s][row : row + 1])[0] for s in shown]
     scores = score_all([puzzle] * len(shown), estimates)
     title = f"{network.settings.name}, {puzzle.task} {puzzle.size}: x0_hat along the denoising steps"
     verdicts = ", ".join(f"step {s} {score.status}" for s, score in zip(shown, scores, strict=True))
-    return film_strip(estimates, [run.schedule[s] for s in shown], scores, title), verdicts
+    return plots.film_strip(estimates, [run.schedule[s] for s in shown], scores, title), verdicts
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,6 @@ def stored(reasoner: Reasoner, experiment: Experiment) -> Finding | None:
 @contextmanager
 def notebook_bar(name: str, total: int, shown: bool) -> Iterator[Callable[[int], object]]:
     """A bar in the notebook; nothing on stderr, which a notebook shows in red."""
-    import sys
-
     from tqdm.auto import tqdm
 
     with tqdm(desc=name, total=total, disable=not shown, file=sys.stdout, leave=False) as bar:

@@ -6,14 +6,15 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from threading import Thread
 from typing import TYPE_CHECKING
-from urllib.request import urlopen
 
 import psutil
+from urllib3 import PoolManager, Retry
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing but this machine is reached.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
-SECONDS = 300  # for whatever the page waits for; a busy machine is no failure
+SECONDS = 300
+
+READY = "To access the server"  # said once the server's record is written, and before it listens
+PATIENT = PoolManager(retries=Retry(connect=100, backoff_factor=0.1, backoff_max=1))
 
 KERNEL = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
 
@@ -66,8 +70,7 @@ def jupyterlab(folder: Path, private: Path) -> Iterator[dict]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
     command.append("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
     private.mkdir()
-    with (private / "log").open("w") as log:
-        process = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    process = psutil.Popen(command, cwd=folder, env=environment, stdout=DEVNULL, stderr=PIPE, text=True)
     try:
         yield _answering(process, private)
     finally:
@@ -77,15 +80,18 @@ def jupyterlab(folder: Path, private: Path) -> Iterator[dict]:
 
 def _answering(process: psutil.Popen, private: Path) -> dict:
     """The server's record, once it answers."""
-    deadline = time.monotonic() + SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        for record in (private / "runtime").glob("jpserver-*.json"):
-            with suppress(ValueError):  # the record is half written
-                server = json.loads(record.read_text())
-                urlopen(f"{server['url']}api/status?token={server['token']}", timeout=SECONDS).close()
-                return server
-        time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{(private / 'log').read_text()}")
+    log = []
+    for line in process.stderr:
+        log.append(line)
+        if READY in line:
+            break
+    else:
+        raise RuntimeError(f"JupyterLab did not start:\n{''.join(log)}")
+    Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop the server
+    (record,) = (private / "runtime").glob("jpserver-*.json")
+    server = json.loads(record.read_text())
+    PATIENT.request("GET", f"{server['url']}api/status?token={server['token']}", timeout=SECONDS)
+    return server
 
 
 def _end(process: psutil.Popen) -> None:

@@ -129,7 +129,7 @@ def test_verdicts_follow_the_definition(numbers, status):
 def test_an_effect_at_its_criterion_asks_for_no_absurd_number_of_puzzles(mean):
     status, text = judge(mean, mean - 0.2, mean + 0.2, criterion=0.1, n=50)
     assert status == "unclear"
-    assert text.endswith("too near the criterion for any number of puzzles to settle it")
+    assert text.endswith("; only more than 100,000 puzzles would settle it")
 
 
 def test_the_number_that_would_settle_it_does():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -56,6 +57,18 @@ def test_a_live_finding_stands_beside_the_stored_one(untrained_nano, tmp_path, c
     (folder / "findings.json").write_text(json.dumps(report))
     assert stored(reasoner, get_experiment("chain-of-steps")).text == "what the full run said"
     assert stored(reasoner, get_experiment("budget")) is None
+
+
+def test_what_cannot_be_shown_is_refused(untrained_nano, maze_puzzles):
+    with pytest.raises(MinicosError, match="no video to show"):
+        minicos.film({}, "nothing")
+    reasoner = minicos.load(untrained_nano)
+    run = minicos.sample(reasoner, maze_puzzles, recorders=[minicos.Recorder("x0_hat", steps=(0, 3))])
+    assert re.findall(r"step (\d+) [a-z]+", minicos.strip(reasoner, run).alt) == ["0", "3"]
+    with pytest.raises(MinicosError, match="row 2 does not exist: this run has rows 0 to 1"):
+        minicos.strip(reasoner, run, row=2)
+    with pytest.raises(MinicosError, match="0 cases: at least 1 puzzle"):
+        minicos.live("chain-of-steps", cases=0, model=str(untrained_nano))
 
 
 def test_an_unknown_finding_is_refused():

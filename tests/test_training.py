@@ -243,6 +243,7 @@ def test_a_curve_that_leaves_the_band_is_told():
     bad = points_of(0.1 * BAND * 1.01, 0.05, 0.03 / BAND * 0.99)
     assert outside_band(bad, reference) == [WINDOW, 3 * WINDOW]
     assert verdict(bad, reference).startswith("1 of 3 points")
+    assert verdict(points_of(0.11, 0.05, 0.027), reference).endswith("from 0.90 to 1.10 times its loss")
 
 
 def test_a_recipe_of_another_length_is_not_compared():

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minicos.cards import EVALUATION_FILE, Row, rows_of
-from minicos.errors import NotTrained
+from minicos.errors import MinicosError, NotTrained
 from minicos.evaluation import held_out
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
@@ -28,7 +28,7 @@ EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edg
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
 LEAST = 16
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
-HOPELESS = 30  # times narrower that an interval cannot be made: it would take the square of it in puzzles
+MOST = 100_000  # puzzles that anybody would run: a mean at its criterion asks for any number of them
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,15 @@ FULL, QUICK = Scale("full", 256, 128, 1000), Scale("quick", 16, 8, 16, quick=Tru
 
 
 def scale_of(quick: bool, cases: int | None) -> Scale:
-    """What the command line asks for; cases: puzzles of each task, with the other numbers in proportion."""
+    """What the command line asks for; cases: puzzles of each task, with the other numbers in proportion.
+
+    Raises MinicosError for fewer than one case.
+    """
     scale = QUICK if quick else FULL
     if cases is None:
         return scale
+    if cases < 1:
+        raise MinicosError(f"{cases} cases: at least 1 puzzle of each task is needed")
     share = cases / scale.puzzles
     pairs, many = (max(1, round(share * number)) for number in (scale.pairs, scale.many))
     return Scale(f"{scale.name}-{cases}", cases, pairs, many, quick)
@@ -110,9 +115,9 @@ def judge(mean: float, low: float, high: float, criterion: float, n: int) -> tup
         return "not shown", numbers
     # Half of the interval must become smaller than this, and shrinks with the square root of n.
     margin = mean - criterion if mean > criterion else min(narrow, criterion - mean)
-    if half > HOPELESS * margin:
-        return "unclear", f"{numbers}; too near the criterion for any number of puzzles to settle it"
-    return "unclear", f"{numbers}; about {ceil(n * max(1.0, (half / margin) ** 2))} puzzles would settle it"
+    needed = n * max(1.0, (half / max(margin, 1e-9)) ** 2)
+    number = f"about {ceil(needed)}" if needed <= MOST else f"only more than {MOST:,}"
+    return "unclear", f"{numbers}; {number} puzzles would settle it"
 
 
 def together(statuses: Sequence[str]) -> Literal["shown", "not shown", "unclear"]:
