@@ -43,6 +43,8 @@ class Recipe:
         return {name: [size for other, size in pairs if other == name] for name, _ in pairs}
 
 
+KINDS = ("", "-rotation", "-motion")  # of a family's networks, by the tasks that each learns
+
 RECIPES = {
     "nano": Recipe(
         steps=2500,
@@ -95,6 +97,27 @@ RECIPES = {
         validate_every=1000,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
     ),
+    "micro-motion": Recipe(
+        steps=5000,
+        tokens=4000,
+        cooldown=0.6,
+        stages=(
+            Stage(0.1, {("occlusion", 0): 1, ("occlusion", 1): 1, ("bounce", 1): 2}),
+            Stage(
+                0.25,
+                {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, ("occlusion", 2): 1, ("bounce", 1): 1, ("bounce", 2): 2},
+            ),
+            Stage(
+                1.0,
+                {("occlusion", 0): 0.3, ("occlusion", 1): 0.3, ("occlusion", 2): 0.6, ("occlusion", 3): 0.8}
+                | {("occlusion", 4): 0.8, ("bounce", 1): 0.8, ("bounce", 2): 1.6, ("bounce", 3): 1, ("bounce", 4): 0.4}
+                | {("bounce", 5): 0.2},
+            ),
+        ),
+        validate=(("occlusion", 0), ("occlusion", 3), ("bounce", 2)),
+        validate_every=500,
+        shift=5.0,  # as for rotations
+    ),
     "mini": Recipe(
         steps=5000,
         tokens=100_000,
@@ -125,7 +148,9 @@ RECIPES |= {
 
 
 def siblings(name: str) -> dict[str, str]:
-    """For the tasks that this preset leaves to another of its family (NAME, NAME-rotation): task to that preset."""
-    family = name.removesuffix("-rotation")
-    others = [other for other in (family, f"{family}-rotation") if other in RECIPES and other != name]
+    """For the tasks that this preset leaves to others of its family (NAME, NAME-rotation, ...): task to preset."""
+    family = name
+    for kind in KINDS:
+        family = family.removesuffix(kind)
+    others = [other for other in (family + kind for kind in KINDS) if other in RECIPES and other != name]
     return {task: other for other in others for task in RECIPES[other].tasks()}

@@ -51,7 +51,7 @@ def build(name: str, seed: int, recipe: Recipe | None = None) -> Reasoner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = WanTransformer3DModel(**preset.transformer_config())
-        text_encoder = WordEncoder(vocabulary(), preset.text_width, preset.text_tokens)
+        text_encoder = WordEncoder(vocabulary(preset.spoken), preset.text_width, preset.text_tokens)
     # The class has no initialisation of its own: start from predicting nothing, a plain and stable beginning.
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)

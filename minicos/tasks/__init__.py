@@ -1,10 +1,13 @@
 """Puzzles with one right answer, or a stated set of them. Only numpy here: tasks know nothing of models."""
 
 import re
+from collections.abc import Iterable
 
 from minicos.errors import MinicosError
 from minicos.tasks.base import SPLITS, STATUSES, Puzzle, Score, Split, Status, Task, Video
+from minicos.tasks.bounce import BounceTask
 from minicos.tasks.maze import MazeTask
+from minicos.tasks.occlusion import OcclusionTask
 from minicos.tasks.rotation import NamedRotation, OpenRotation, RotationByExample
 
 TASKS: dict[str, Task] = {
@@ -15,6 +18,8 @@ TASKS: dict[str, Task] = {
         NamedRotation(),
         RotationByExample(),
         OpenRotation(),
+        OcclusionTask(),
+        BounceTask(),
     )
 }
 
@@ -38,6 +43,6 @@ def split_words(prompt: str) -> list[str]:
     return re.findall(r"[a-z]+|\d+", prompt.lower())
 
 
-def vocabulary() -> list[str]:
-    """Every word of every task's prompts, sorted."""
-    return sorted({word for task in TASKS.values() for prompt in task.prompts() for word in split_words(prompt)})
+def vocabulary(tasks: Iterable[str] = tuple(TASKS)) -> list[str]:
+    """Every word of these tasks' prompts, sorted."""
+    return sorted({word for task in tasks for prompt in get_task(task).prompts() for word in split_words(prompt)})
