@@ -207,20 +207,52 @@ class SwapHidden(Intervention):
         return {"step": self.steps, "block": (self.block,), "frame": self.tokens.frames}
 
     def needs(self, run: Run) -> tuple[Run, ...]:
-        return () if self._is_itself(run) else (self.donor,)
+        return () if is_itself(self.donor, run) else (self.donor,)
 
     def acts(self, at: Address) -> bool:
         here = at.site == "block" and at.block == self.block and _among(at.step.index, self.steps)
         return here and self.tokens.frames != () and self.branch in (None, at.branch)
 
     def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
-        # Its own row, not the donor's: rows that are equal in exact arithmetic may differ in the last bits.
-        sources = [row if self._is_itself(batch.runs[row]) else batch.row_of(self.donor) for row in rows]
         mask = self.tokens.mask(rows, batch, self.donor.puzzle).to(value.device)
-        return torch.where(mask, value[sources], value[rows])
+        return torch.where(mask, value[sources(self.donor, rows, batch)], value[rows])
 
-    def _is_itself(self, run: Run) -> bool:
-        return self.donor == Run(run.puzzle, run.seed)
+
+@dataclass(frozen=True)
+class TakeLatents(Intervention):
+    """Before a step, put another run's latents in the place of this one's: what it goes on with, under its own picture.
+
+    donor: the other run, denoised beside this one. An undisturbed donor with the run's own puzzle and seed is a null.
+    """
+
+    donor: Run
+    step: int
+    places: Places = Places()
+
+    def indices(self) -> dict[str, Some]:
+        return {"step": (self.step,), "frame": self.places.frames}
+
+    def needs(self, run: Run) -> tuple[Run, ...]:
+        return () if is_itself(self.donor, run) else (self.donor,)
+
+    def acts(self, at: Address) -> bool:
+        return at.site == "latents" and at.step.index == self.step and self.places.frames != ()
+
+    def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
+        mask = self.places.mask(rows, batch, at).to(value.device)
+        return torch.where(mask, value[sources(self.donor, rows, batch)], value[rows])
+
+
+def is_itself(donor: Run, run: Run) -> bool:
+    """Whether a donor is the undisturbed run of the same puzzle and seed."""
+    return donor == Run(run.puzzle, run.seed)
+
+
+def sources(donor: Run, rows: list[int], batch: Batch) -> list[int]:
+    """Where the donor is, for each of these rows: its own row where it is itself, for rows that are equal in exact
+    arithmetic may differ in the last bits.
+    """
+    return [row if is_itself(donor, batch.runs[row]) else batch.row_of(donor) for row in rows]
 
 
 @dataclass(frozen=True)

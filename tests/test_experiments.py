@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from minicos import load
@@ -35,16 +37,30 @@ from minicos.experiments.chain_of_steps import left_open, nearest_answer, scatte
 from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, ways
-from minicos.model import CHECKPOINTS
+from minicos.model import CHECKPOINTS, save
 from minicos.replication import findings_table, replicate
 from minicos.tasks import get_task
+from minicos.training import build
 
 TINY = Scale("quick", 3, 2, 3, quick=True)
 
 
+@pytest.fixture(scope="module")
+def family(untrained_nano, tmp_path_factory) -> Path:
+    """The folder of a nano that leaves occlusions to another network, both with random weights."""
+    place = tmp_path_factory.mktemp("family")
+    nano = load(untrained_nano)
+    nano.settings = dataclasses.replace(nano.settings, siblings={"occlusion": "motion"})
+    save(nano, place / "nano")
+    motion = build("micro-motion", seed=0)
+    torch.nn.init.normal_(motion.transformer.proj_out.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    save(motion, place / "motion")
+    return place / "nano"
+
+
 @pytest.fixture(params=["nano", "tiny_wan"], scope="module")
-def reasoner(request, untrained_nano, tiny_wan_folder):
-    return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
+def reasoner(request, family, tiny_wan_folder):
+    return load({"nano": family, "tiny_wan": tiny_wan_folder}[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +286,37 @@ def test_the_ways_from_wrong_to_right_are_told_apart():
     assert shares["never readable and wrong, but late right"] == (0.25, 4)
     assert shares["right at some step, not at the end"] == (0.25, 4)
     assert shares["all frames in the same step"] == (1.0, 2)
+
+
+# --- working memory --------------------------------------------------------------------------------------------------
+
+
+def memory_table(remembered: int) -> pd.DataFrame:
+    """40 pairs solved both ways and 5 not; taken over three times; `remembered` of the 40 keep A's answer."""
+    rows = []
+    for pair, screen in itertools.product(range(45), ("screen", "no screen")):
+        solved = pair < 40
+        runs = [("undisturbed", -1, "A", True), ("picture B", -1, "B" if solved else "", solved)]
+        runs += [("latents taken over", s, "A" if pair < remembered or pair >= 40 else "B", False) for s in (1, 6, 11)]
+        runs += [("empty frames erased", -1, "A", pair < 20)] if screen == "screen" else []
+        columns = ("what", "step", "answer", "right")
+        rows += [{"pair": pair, "screen": screen} | dict(zip(columns, run, strict=True)) for run in runs]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("remembered", "status"), [(36, "shown"), (4, "not shown"), (21, "unclear")])
+def test_memory_is_judged_by_the_colours_that_come_out_of_solved_pairs(remembered, status):
+    memory = get_experiment("working-memory")
+    summary = memory.summarise({"occlusion": memory_table(remembered)}, {})
+    taken = summary[summary["what"] == "latents taken over"]
+    assert set(taken["n"]) == {40}
+    assert set(taken["remembered"]) == {remembered / 40}
+    assert set(taken["looked_up"]) == {(40 - remembered) / 40}
+    assert summary[summary["what"] == "empty frames erased"]["right"].item() == pytest.approx(20 / 45)
+    verdict = memory.verdict(summary)
+    assert verdict.status == status
+    assert "before step 6" in verdict.text
+    assert len(memory.plot(summary, "test").axes) == 2
 
 
 # --- swap -----------------------------------------------------------------------------------------------------------

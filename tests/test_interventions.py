@@ -19,6 +19,7 @@ from minicos.interventions import (
     Places,
     Renoise,
     SwapHidden,
+    TakeLatents,
     Tokens,
     from_tokens,
     noise_at_frame,
@@ -57,6 +58,8 @@ NULLS = [
     (CorruptAndRenoise(step=1, share=0.0),),
     "self-swap",
     "swap of no frame",
+    "own latents",
+    "latents of no frame",
     (Average(seeds=(0, 0, 0), steps=None),),
     (Average(seeds=(0, 0), site="latents", steps=None, matched=True), Average(seeds=(0, 0), site="x0_hat", steps=())),
 ]
@@ -69,6 +72,10 @@ def test_nulls_are_bit_identical_at_equal_batch_composition(reasoner, null):
         null = (SwapHidden(Run(one), block=1, steps=None),)
     elif null == "swap of no frame":
         null = (SwapHidden(Run(other), block=1, tokens=Tokens(frames=())),)
+    elif null == "own latents":
+        null = (TakeLatents(Run(one), 2),)
+    elif null == "latents of no frame":
+        null = (TakeLatents(Run(other), 2, Places(frames=())),)
     changed = run_all(reasoner, Run(other), Run(one, 0, null))
     untouched = run_all(reasoner, Run(other), Run(one))
     assert torch.equal(changed.latents, untouched.latents)
@@ -100,6 +107,18 @@ def test_each_changes_its_own_run_from_its_first_step_on_and_no_other(reasoner, 
     at_latents = getattr(interventions[0], "site", "latents") == "latents"
     for s in range(min(steps) + (0 if at_latents else 1)):
         assert torch.allclose(run.recorded("latents")[s][2], run.recorded("latents")[s][0], atol=1e-4)
+
+
+def test_latents_are_taken_from_a_donor_before_one_step_in_the_frames_named(reasoner):
+    one, other = mazes(2)
+    run = run_all(reasoner, Run(other), Run(one), Run(one, 0, (TakeLatents(Run(other), 2, Places(frames=(1,))),)))
+    before = run.recorded("latents")
+    donor, plain, changed = before[2]
+    assert torch.equal(changed[:, 1], donor[:, 1])
+    assert torch.allclose(changed[:, 0], plain[:, 0], atol=1e-4)
+    assert not torch.allclose(changed[:, 1], plain[:, 1], atol=1e-2)
+    assert torch.allclose(before[1][2], before[1][1], atol=1e-4)
+    assert not torch.allclose(before[3][2, :, 1], before[3][0, :, 1], atol=1e-3)  # it goes on under its own picture
 
 
 @pytest.mark.parametrize(("steps", "frames"), [((2,), None), (None, (1,)), ((0, 3), (0, 1))])

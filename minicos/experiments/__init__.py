@@ -17,11 +17,13 @@ from minicos.experiments.perception_first import PerceptionFirst
 from minicos.experiments.perturbation import Perturbation
 from minicos.experiments.self_correction import SelfCorrection
 from minicos.experiments.swap import Swap
+from minicos.experiments.working_memory import WorkingMemory
 
 _ALL: tuple[Experiment, ...] = (
     ChainOfSteps(),
     Perturbation(),
     Commitment(),
+    WorkingMemory(),
     SelfCorrection(),
     PerceptionFirst(),
     Layers(),

@@ -70,6 +70,11 @@ class OcclusionPuzzle(Puzzle):
         cells[:, self.screen : self.screen + self.size] = SCREEN
         return np.rot90(cells, self.quarter_turns)
 
+    def empty_frames(self, frames: int) -> tuple[int, ...]:
+        """The frames of so many in which nothing coloured is to be seen."""
+        shown = [(self.cells(moves) > SCREEN).any() for moves in moves_by_frame(self.moves, frames)]
+        return tuple(frame for frame, seen in enumerate(shown) if not seen)
+
     @cached_property
     def lanes(self) -> Cells:
         """The one colour that every cell of the picture may take besides its own, FLOOR off the lanes."""
@@ -245,11 +250,18 @@ def on_course(place: int | None, start: int, due: range, puzzle: OcclusionPuzzle
 
 
 def outcome(track: Track, item: Item, puzzle: OcclusionPuzzle) -> tuple[Status, str]:
-    """Status and reason of one coloured cell, judged by the steady way to where it ends, wherever that is."""
+    """Status and reason of one coloured cell, judged by the steady way to where it ends, wherever that is.
+
+    One that does not come out ended behind the screen: at the speed that takes it there, or at its own until it was.
+    """
     _, start, colour = item
     name, end = f"the {COLOUR_NAMES[colour]} cell", track[-1]
-    ends = [end] if end is not None else [column for column in range(start, SIDE) if puzzle.hides(column)]
-    faults = [unsteady(track, start, column - start, puzzle) for column in ends]
+    if end is not None:
+        ways = [(end - start, end)]
+    else:
+        behind = [column for column in range(start, SIDE) if puzzle.hides(column)]
+        ways = [(column - start, column) for column in behind] + [(puzzle.moves, column) for column in behind[-1:]]
+    faults = [unsteady(track, start, moves, puzzle, stop) for moves, stop in ways]
     if all(faults):
         return "invalid", f"{name} {faults[0] if faults else 'is gone in the last frame'}"
     if end is None:
@@ -259,10 +271,13 @@ def outcome(track: Track, item: Item, puzzle: OcclusionPuzzle) -> tuple[Status, 
     return "solved", ""
 
 
-def unsteady(track: Track, start: int, moves: int, puzzle: OcclusionPuzzle) -> str:
-    """Why a coloured cell does not move by so many cells at one speed, to one frame's step; '' if it does."""
-    last = start
+def unsteady(track: Track, start: int, moves: int, puzzle: OcclusionPuzzle, stop: int) -> str:
+    """Why a coloured cell does not move at the speed of so many cells a video, up to the column `stop`, to one frame's
+    step; '' if it does.
+    """
+    last, most = start, stop - start
     for frame, (place, due) in enumerate(zip(track, due_by_frame(moves, len(track)), strict=True)):
+        due = range(min(due.start, most), min(due.stop, most + 1))
         if place is not None and place < last:
             return f"moves back in frame {frame}"
         if not on_course(place, start, due, puzzle):
