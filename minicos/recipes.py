@@ -98,18 +98,27 @@ RECIPES = {
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
     ),
     "micro-motion": Recipe(
-        steps=5000,
+        steps=10_000,
         tokens=4000,
         cooldown=0.6,
         stages=(
-            Stage(0.1, {("occlusion", 0): 1, ("occlusion", 1): 1, ("bounce", 1): 2}),
+            Stage(0.05, {("occlusion", 0): 1, ("occlusion", 1): 1, ("bounce", 1): 2}),
             Stage(
-                0.25,
-                {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, ("occlusion", 2): 1, ("bounce", 1): 1, ("bounce", 2): 2},
+                0.125,
+                {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, ("occlusion", 2): 1}
+                | {("bounce", 1): 1, ("bounce", 2): 2},
             ),
             Stage(
-                1.0,
+                0.2,
                 {("occlusion", 0): 0.3, ("occlusion", 1): 0.3, ("occlusion", 2): 0.6, ("occlusion", 3): 0.8}
+                | {("occlusion", 4): 0.8, ("bounce", 1): 0.8, ("bounce", 2): 1.6, ("bounce", 3): 1, ("bounce", 4): 0.4}
+                | {("bounce", 5): 0.2},
+            ),
+            # Until here nothing moved: steady movement, seen in every frame, comes first after all.
+            Stage(0.4, {("occlusion", 0): 3, ("occlusion", 1): 1, ("bounce", 1): 1}),
+            Stage(
+                1.0,
+                {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, ("occlusion", 2): 0.6, ("occlusion", 3): 0.8}
                 | {("occlusion", 4): 0.8, ("bounce", 1): 0.8, ("bounce", 2): 1.6, ("bounce", 3): 1, ("bounce", 4): 0.4}
                 | {("bounce", 5): 0.2},
             ),

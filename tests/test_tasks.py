@@ -111,7 +111,7 @@ def test_every_frame_of_the_oracle_holds_and_frozen_or_foreign_ones_do_not(name)
         assert not task.holds(np.concatenate([video[:1], noise[1:]]), puzzle, 4)
 
 
-@pytest.mark.parametrize("name", ["maze", "maze-braided", "rotation"])
+@pytest.mark.parametrize("name", ["maze", "maze-braided", "rotation", "occlusion", "bounce"])
 def test_partners_share_what_they_should_and_have_another_answer(name):
     task = get_task(name)
     found = 0
@@ -126,9 +126,15 @@ def test_partners_share_what_they_should_and_have_another_answer(name):
         assert task.score(other, partner).solved
         assert not task.score(other, puzzle).answer
         assert not set(task.answers(puzzle)) & set(task.answers(partner))
-        if name == "rotation":
+        if name in ("rotation", "bounce"):
             assert np.array_equal(one[0], other[0])
             assert puzzle.prompt != partner.prompt
+        elif name == "occlusion":
+            assert puzzle.prompt == partner.prompt
+            assert (one[0] != other[0]).any(-1).sum() == 16 * len(
+                puzzle.items
+            )  # every coloured cell, in another colour
+            assert (one == 255).all(-1).tobytes() == (other == 255).all(-1).tobytes()  # at the same places
         else:
             assert puzzle.prompt == partner.prompt
             assert (one[0] != other[0]).any(-1).sum() == 8  # two cells of 2 x 2 units: the old goal and the new

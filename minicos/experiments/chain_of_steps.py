@@ -94,8 +94,9 @@ class ChainOfSteps(Experiment):
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
-        axes = figure.subplots(1, 4)
+        by_length = (summary["length"] != "all").any()  # small runs have too few puzzles of any length
+        figure = Figure(figsize=(12 if by_length else 9.5, 3.8), layout="constrained", dpi=150)
+        axes = figure.subplots(1, 4 if by_length else 3)
         for task, colour, mark in zip(TASKS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), "osv^", strict=True):
             rows = summary[(summary["task"] == task) & (summary["length"] == "all")]
             if rows.empty:
@@ -109,12 +110,15 @@ class ChainOfSteps(Experiment):
                 axis.fill_between(rows["step"], low, high, color=colour, alpha=0.2, linewidth=0)
                 if f"null_{column}" in rows:
                     axis.plot(rows["step"], rows[f"null_{column}"], ":", color=colour, linewidth=1)
+            if not by_length:
+                continue
             bins = summary[(summary["task"] == task) & (summary["length"] != "all")]
             bins = bins.sort_values("length", key=lambda names: names.str.extract(r"(\d+)")[0].astype(int))
             gap = 100 * bins[["gap", "gap_low", "gap_high"]].T.to_numpy()
             errors = [gap[0] - gap[1], gap[2] - gap[0]]
             axes[3].errorbar(bins["length"], gap[0], errors, linestyle=style, color=colour, marker=mark, capsize=2)
-        axes[3].set(xlabel="moves of the route", ylabel="gap from step 0 to the end, points")
+        if by_length:
+            axes[3].set(xlabel="moves of the route", ylabel="gap from step 0 to the end, points")
         labels = ("solved by x0_hat, %", "candidates in x0_hat", "entropy of x0_hat, bits")
         for axis, label in zip(axes, labels, strict=False):
             axis.set(xlabel="denoising step", ylabel=label)

@@ -85,6 +85,8 @@ class WorkingMemory(Experiment):
                 left.errorbar(
                     rows.get("step", []), *_percent(rows, whose), fmt=mark + line, color=colour, capsize=2, label=label
                 )
+        if taken.empty:
+            left.text(0.5, 0.5, "no pair came out right both ways", ha="center", transform=left.transAxes)
         left.set(xlabel="latents taken over before step", ylabel="pairs solved both ways, %", ylim=(-3, 103))
         left.legend(fontsize=7)
         rates = summary[summary["what"] != "latents taken over"]

@@ -182,9 +182,14 @@ class BounceTask(Task):
         if not answer:
             what = COLOUR_NAMES[puzzle.scene[way[-1]]]
             return Score("wrong", f"the ball ends at {way[-1]} ({what}), its target is {puzzle.route[-1]}", False)
+        passed = 0
         for frame, cell in enumerate(way):
-            if not on_course(cell, frame, len(video), puzzle):
+            places = [place for place in due_in(frame, len(video), puzzle) if puzzle.route[place] == cell]
+            if not places:
                 return Score("invalid", f"frame {frame}: the ball is at {cell}, off its way", answer)
+            if places[-1] < passed:
+                return Score("invalid", f"frame {frame}: the ball moves back to {cell}", answer)
+            passed = next(place for place in places if place >= passed)
         return Score("solved", "", True)
 
 
@@ -253,6 +258,12 @@ def moves_by_frame(puzzle: BouncePuzzle, frames: int) -> list[int]:
     return [min(int(MOVES * frame / (frames - 1) + 0.5), len(puzzle.route) - 1) for frame in range(frames)]
 
 
+def due_in(frame: int, frames: int, puzzle: BouncePuzzle) -> range:
+    """How many moves may be done: as many as a frame earlier to as many as a frame later, or between."""
+    due = moves_by_frame(puzzle, frames)
+    return range(due[max(0, frame - 1)], due[min(frames - 1, frame + 1)] + 1)
+
+
 def within_reach(cell: Cell, moves: int, walls: frozenset[Cell]) -> set[Cell]:
     """Where so many diagonal moves, or fewer, can lead without going through a wall."""
     found = {cell}
@@ -282,8 +293,5 @@ def ball_of(cells: Cells) -> Cell:
 
 
 def on_course(cell: Cell, frame: int, frames: int, puzzle: BouncePuzzle) -> bool:
-    """Whether the ball is on its route as far as it has to be, not before where it was a frame ago, nor after where it
-    is to be a frame later.
-    """
-    due = moves_by_frame(puzzle, frames)
-    return cell in puzzle.route[due[max(0, frame - 1)] : due[min(frames - 1, frame + 1)] + 1]
+    """Whether the ball is on its route as far as it has to be."""
+    return any(puzzle.route[place] == cell for place in due_in(frame, frames, puzzle))

@@ -257,7 +257,7 @@ def outcome(track: Track, item: Item, puzzle: OcclusionPuzzle) -> tuple[Status, 
     _, start, colour = item
     name, end = f"the {COLOUR_NAMES[colour]} cell", track[-1]
     if end is not None:
-        ways = [(end - start, end)]
+        ways = [(max(end, start) - start, max(end, start))]
     else:
         behind = [column for column in range(start, SIDE) if puzzle.hides(column)]
         ways = [(column - start, column) for column in behind] + [(puzzle.moves, column) for column in behind[-1:]]
