@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo assignments test soak lint format
+.PHONY: help install demo assignments slides test soak lint format
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: $(STAMP) ## Solve held-out puzzles with the shipped checkpoint; pictures g
 
 assignments: $(STAMP) ## Write the students' releases from solutions/
 	$(BIN)/minicos grade generate
+
+slides: $(STAMP) ## Run the lecture and write its slides to out/lecture.html
+	$(BIN)/minicos slides
 
 test: $(STAMP) ## Run the test suite
 	$(BIN)/python -m pytest -m "not soak"

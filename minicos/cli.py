@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_sharing(replicate)
     replicate.set_defaults(run=_replicate)
 
+    slides = commands.add_parser("slides", help="a notebook's slides as one HTML file, with the figures it computes")
+    slides.add_argument("notebook", type=Path, nargs="?", default=Path("lessons/lecture.ipynb"))
+    slides.add_argument("--out", type=Path, default=Path("out/lecture.html"), help="(default: out/lecture.html)")
+    slides.set_defaults(run=_slides)
+
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.set_defaults(run=_doctor)
 
@@ -122,6 +127,8 @@ def _add_grade(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(dest="step", required=True)
     generate = steps.add_parser("generate", help="write the releases into assignments/")
     generate.add_argument("names", nargs="*", help="assignments (default: all)")
+    pictures = steps.add_parser("pictures", help="run the solutions, and show in the exercises what should come out")
+    pictures.add_argument("names", nargs="*", help="assignments (default: all)")
     collect = steps.add_parser("collect", help="take in submissions: STUDENT.ipynb or STUDENT/NAME.ipynb")
     collect.add_argument("name", help="for example a1_denoiser")
     collect.add_argument("folder", type=Path)
@@ -252,6 +259,12 @@ def _fabric(options: argparse.Namespace) -> Fabric | None:
     return fabric
 
 
+def _slides(options: argparse.Namespace) -> None:
+    from minicos.slides import make_slides
+
+    print(f"{make_slides(options.notebook, options.out)} slides: {options.out.resolve()}")
+
+
 def _doctor(options: argparse.Namespace) -> None:
     from minicos.full import diagnosis, machine
     from minicos.model import shipped
@@ -276,24 +289,35 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from minicos.errors import NotTrained
     from minicos.experiments import EXPERIMENTS, get_experiment
     from minicos.experiments.base import scale_of
     from minicos.model import load
     from minicos.planning import hours_line, plan, plan_table
 
     reasoner, scale = load(options.model), scale_of(options.quick, options.cases)
-    experiments = [get_experiment(name) for name in options.names or EXPERIMENTS]
-    plans = [(experiment.name, plan(experiment.sweeps(reasoner, scale))) for experiment in experiments]
+    plans = []
+    for experiment in [get_experiment(name) for name in options.names or EXPERIMENTS]:
+        try:
+            plans.append((experiment.name, plan(experiment.sweeps(reasoner, scale))))
+        except NotTrained as error:
+            if options.names:
+                raise
+            print(f"{experiment.name} is left out: {error}")
     print(plan_table(plans))
     print(f"\n{hours_line(plans, reasoner.device.type, options.devices * options.nodes)}")
 
 
 def _grade(options: argparse.Namespace) -> None:
     from minicos.grading import ASSIGNMENTS, course
+    from minicos.grading.pictures import add_pictures
 
     here = course.root()
     if options.step == "generate":
         course.generate(here, options.names or ASSIGNMENTS)
+    elif options.step == "pictures":
+        for name in options.names or ASSIGNMENTS:
+            print(f"{name}: {add_pictures(course.solution_of(here, name))}; next: minicos grade generate")
     elif options.step == "collect":
         print(f"collected: {', '.join(course.collect(here, options.name, options.folder))}")
     elif options.step == "autograde":

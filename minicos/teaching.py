@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -35,14 +35,16 @@ STRIP_ROWS = 7
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG that a notebook shows. alt: what is to be seen, in words."""
+    """A PNG that a notebook shows. alt: what is to be seen, in words; caption: a line below it."""
 
     png: bytes
     alt: str
+    caption: str = ""
 
     def _repr_html_(self) -> str:
         encoded = base64.b64encode(self.png).decode()
-        return f'<img src="data:image/png;base64,{encoded}" alt="{escape(self.alt)}" style="max-width: 100%">'
+        image = f'<img src="data:image/png;base64,{encoded}" alt="{escape(self.alt)}" style="max-width: 100%">'
+        return image + (f"<p><small>{escape(self.caption)}</small></p>" if self.caption else "")
 
     def __repr__(self) -> str:
         return f"[picture: {self.alt}]"
@@ -87,9 +89,9 @@ def strip_of(reasoner: Reasoner, run: Trajectory, row: int) -> tuple[Figure, str
 
 @dataclass(frozen=True)
 class Live:
-    """A finding measured just now, beside what the full run of the same model came to.
+    """A finding measured just now, beside what the stored run of the same model came to.
 
-    stored: the full run's line of the report; None where none is stored with the checkpoint.
+    stored: the line of the report that is stored with the checkpoint; None where there is none.
     """
 
     live: Finding
@@ -102,8 +104,14 @@ class Live:
         rows = [("live, now", *_line(self.live))]
         if self.stored is None:
             how = f"minicos replicate --model {self.model}"
-            return [*rows, ("full run", "-", "not stored", f"no full run is stored with {self.model}: {how}")]
-        return [*rows, ("full run", *_line(self.stored))]
+            return [*rows, ("stored run", "-", "not stored", f"no run is stored with {self.model}: {how}")]
+        return [*rows, ("stored run", *_line(self.stored))]
+
+    @property
+    def brief(self) -> Picture:
+        """The figure with both verdicts in a line, for a slide."""
+        said = [f"{run}: {verdict}" + (f", n = {n}" if n != "-" else "") for run, n, verdict, _ in self.rows()]
+        return replace(self.picture, caption=f"{self.live.experiment} on {self.model}; {'; '.join(said)}")
 
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
@@ -124,7 +132,7 @@ class Live:
 
 
 def live(name: str, cases: int | None = None, model: str | None = None) -> Live:
-    """Run one of the experiments here and now, at small n, beside the stored full run.
+    """Run one of the experiments here and now, at small n, beside the stored run.
 
     cases: puzzles of each task; the quick run's number when None. model: the switch's default when None. Raises
     MinicosError for an unknown experiment, and where the model was trained on none of its tasks.

@@ -55,6 +55,12 @@ def root() -> Path:
     return here
 
 
+def solution_of(course: Path, name: str) -> Path:
+    """An assignment's source. Raises MinicosError for an unknown one."""
+    checks_of(name)
+    return course / "solutions" / name / f"{name}.ipynb"
+
+
 def api(course: Path) -> NbGraderAPI:
     """nbgrader, configured for this course."""
     # What SQLAlchemy and jupyter warn of is nothing that an instructor could mend.

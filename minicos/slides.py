@@ -1,0 +1,50 @@
+"""Slides from a notebook: run, and put into one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minicos.errors import MinicosError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+TEMPLATES = Path(__file__).parent / "templates"
+SECONDS = 600  # that one cell may take
+
+
+def make_slides(notebook: Path, out: Path) -> int:
+    """Run a notebook whose cells say which slide they are on, and write the slides; gives their number.
+
+    Code is left out, what it shows is kept; cells of the type "notes" are the speaker's (key S). Raises MinicosError
+    where there is no such notebook, where it has no slides, and where a cell fails.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbconvert import SlidesExporter
+
+    if not notebook.is_file():
+        raise MinicosError(f"there is no notebook {notebook}: give the path of an .ipynb file")
+    deck = nbformat.read(notebook, 4)
+    number = sum(slide_type(cell) == "slide" for cell in deck.cells)
+    if not number:
+        raise MinicosError(f"{notebook} has no slides: give cells a slide type (JupyterLab: property inspector)")
+    try:
+        place = {"metadata": {"path": str(notebook.parent)}}
+        NotebookClient(deck, timeout=SECONDS, resources=place, extra_arguments=["--log-level=ERROR"]).execute()
+    except CellExecutionError as error:
+        raise MinicosError(f"{notebook} fails in a cell: {error.ename}: {error.evalue}") from error
+    exporter = SlidesExporter(
+        template_name="slides", extra_template_basedirs=[str(TEMPLATES)], exclude_input=True, exclude_output_prompt=True
+    )
+    page, _ = exporter.from_notebook_node(deck)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page)
+    return number
+
+
+def slide_type(cell: NotebookNode) -> str:
+    """Where a cell belongs: "slide" begins a slide, "-" goes on with it, "notes" are for the speaker alone."""
+    return cell.metadata.get("slideshow", {}).get("slide_type", "-")
