@@ -94,8 +94,8 @@ class Panel(VBox):
         self.block = IntSlider(description="Block", continuous_update=False, layout=wide(SIDE))
         self.noise_steps, self.noise_frames = VBox(), HBox()
         self.swap, self.ensemble = ToggleButton(layout=wide(SIDE)), ToggleButton(layout=wide(SIDE))
-        self.donor = Dropdown(description="from", layout=wide(SIDE // 2))
-        self.region = Dropdown(description="tokens", layout=wide(SIDE // 2))
+        self.donor = Dropdown(description="from", layout=wide(SIDE // 2 - 2))  # 2: a margin
+        self.region = Dropdown(description="tokens", layout=wide(SIDE // 2 - 2))
         self.bar = IntProgress(0, 0, 100, description="Run", layout=wide(200))
         for widget in (self.task, self.size, self.index, self.seed, self.donor, self.region, self.bar):
             widget.style.description_width = "initial"
@@ -126,6 +126,7 @@ class Panel(VBox):
         changed = column([self.swap, row([self.donor, self.region]), self.ensemble])
         side = row([looked_at, inside, changed])
         side.layout.flex = f"1 1 {SIDE}px"
+        side.layout.align_content = "flex-start"
         return [top, self.words, self.verdicts, row([steps, clean, disturbed, side]), HTML(text(LEGEND, 12))]
 
     # --- what happens -----------------------------------------------------------------------------------------------
