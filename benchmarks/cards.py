@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minicos.cards import EVALUATION_FILE, TRAINING_FILE, card, markdown_table, rows_of
 from minicos.model import CHECKPOINTS, load, shipped
+from minicos.replication import FINDINGS_FILE, findings_table
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -46,7 +47,8 @@ def overview() -> str:
 
 def renewed(readme: str) -> str:
     """The README with its tables, each between <!-- NAME --> and <!-- end -->."""
-    tables = {"overview": overview(), **{name: rates(name) for name in shipped()}}
+    findings = json.loads((CHECKPOINTS / "micro" / FINDINGS_FILE).read_text())
+    tables = {"overview": overview(), "findings": findings_table(findings), **{n: rates(n) for n in shipped()}}
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         readme = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", readme)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
+from minicos.notebooks import executed
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TEMPLATES = Path(__file__).parent / "templates"
-SECONDS = 600  # that one cell may take
 
 
 def make_slides(notebook: Path, out: Path) -> int:
@@ -20,22 +20,12 @@ def make_slides(notebook: Path, out: Path) -> int:
     Code is left out, what it shows is kept; cells of the type "notes" are the speaker's (key S). Raises MinicosError
     where there is no such notebook, where it has no slides, and where a cell fails.
     """
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
     from nbconvert import SlidesExporter
 
-    if not notebook.is_file():
-        raise MinicosError(f"there is no notebook {notebook}: give the path of an .ipynb file")
-    deck = nbformat.read(notebook, 4)
+    deck = executed(notebook)
     number = sum(slide_type(cell) == "slide" for cell in deck.cells)
     if not number:
         raise MinicosError(f"{notebook} has no slides: give cells a slide type (JupyterLab: property inspector)")
-    try:
-        place = {"metadata": {"path": str(notebook.parent)}}
-        NotebookClient(deck, timeout=SECONDS, resources=place, extra_arguments=["--log-level=ERROR"]).execute()
-    except CellExecutionError as error:
-        raise MinicosError(f"{notebook} fails in a cell: {error.ename}: {error.evalue}") from error
     exporter = SlidesExporter(
         template_name="slides", extra_template_basedirs=[str(TEMPLATES)], exclude_input=True, exclude_output_prompt=True
     )

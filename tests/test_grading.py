@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import answers_a1
@@ -16,10 +19,12 @@ import answers_a4
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 from minicos.errors import MinicosError
 from minicos.grading import ASSIGNMENTS, cell_of, checks_of, course
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
+from minicos.grading.pictures import HEAD, add_pictures
 
 pytestmark = pytest.mark.timeout(900)  # a class is graded in one fixture
 ROOT = Path(__file__).parents[1]
@@ -74,6 +79,16 @@ def test_points_agree_and_every_check_has_its_cell(name):
     assert sum(cell.metadata.nbgrader.points for cell in graded.values()) == 100
 
 
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_minutes_of_a_part_are_those_of_its_exercises(name):
+    cells = notebook(name).cells
+    found = re.findall(r"^### (\d).*· (\d+) minutes", "\n".join(cell.source for cell in cells), re.MULTILINE)
+    rows = re.findall(r"^\| (\d) [^|]*\|[^|]*\| (\d+) \|", cells[0].source, re.MULTILINE)
+    assert sum(int(minutes) for _, minutes in rows) <= 120
+    for part, minutes in rows[:-1]:  # the last part is written answers
+        assert int(minutes) == sum(int(m) for other, m in found if other == part)
+
+
 def test_the_tables_of_the_readmes_agree_with_the_notebooks():
     for name in ASSIGNMENTS:
         graded = [c for c in notebook(name).cells if c.metadata.get("nbgrader", {}).get("grade")]
@@ -82,6 +97,55 @@ def test_the_tables_of_the_readmes_agree_with_the_notebooks():
         row = f"| `{name}` | {len(checks)} | {sum(c.points for c in checks):g} | {len(written)} | {sum(written):g} |"
         assert row in (ROOT / "solutions" / "README.md").read_text()
         assert f"[`{name}`]({name}/{name}.ipynb)" in (ROOT / "assignments" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_exercises_show_what_should_come_out(name):
+    """Above each cell that shows something, the picture or the text that the solution comes to."""
+    released = notebook(name, "assignments")
+    shown = "".join(cell.source.partition(HEAD)[2] for cell in released.cells)
+    pictures = {key: data for cell in released.cells for key, data in cell.get("attachments", {}).items()}
+    drawn = [cell.id for cell in released.cells if cell.source.startswith("# Picture: ")]
+    assert sorted(pictures) == sorted(f"{cell}.png" for cell in drawn)
+    assert all(re.search(rf"!\[.{{20,}}\]\(attachment:{cell}.png\)", shown) for cell in drawn)
+    assert len(drawn) + shown.count("```text") > 3
+    for data in pictures.values():
+        with Image.open(BytesIO(base64.b64decode(data["image/png"]))) as image:
+            assert min(image.size) > 100
+    assert len(nbformat.writes(released)) < 300_000
+
+
+def test_pictures_are_taken_from_the_solution_and_take_the_place_of_older_ones(tmp_path):
+    code = "# Picture: {}\nfrom matplotlib import pyplot as plt\nplt.plot([0, {}])\nplt.show()\nprint('n = {}')"
+    cells = [
+        nbformat.v4.new_markdown_cell(
+            "### Draw a line\n\n<details><summary>Hint</summary>plot</details>", id="ask-line"
+        ),
+        nbformat.v4.new_code_cell(code.format("a line that rises", 1, 1), id="see-line"),
+    ]
+    path = tmp_path / "lines.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert add_pictures(path) == 1
+    first = nbformat.read(path, 4)
+    assert "Hint" in first.cells[0].source
+    assert "![a line that rises](attachment:see-line.png)" in first.cells[0].source
+    assert "```text\nn = 1\n```" in first.cells[0].source
+    assert first.cells[1].outputs == []
+    before = path.read_bytes()
+    add_pictures(path)
+    assert path.read_bytes() == before
+
+    first.cells[1].source = code.format("a line that falls", -1, 2)
+    nbformat.write(first, path)
+    add_pictures(path)
+    second = nbformat.read(path, 4)
+    assert (second.cells[0].source.count(HEAD), second.cells[0].source.count("n = ")) == (1, 1)
+    assert second.cells[0].attachments != first.cells[0].attachments
+
+    second.cells[1].source = second.cells[1].source.partition("\n")[2]
+    nbformat.write(second, path)
+    with pytest.raises(MinicosError, match="see-line shows a picture: its first line has to be"):
+        add_pictures(path)
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
+from minicos.notebooks import executed
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -19,31 +20,32 @@ COLOURS = 64  # of a picture: notebooks are to stay small
 
 
 def add_pictures(path: Path) -> int:
-    """Run a solution and put what each `see-...` cell shows into the last `ask-...` cell before it; gives how many.
+    """Run a solution and put what each `see-...` cell shows into the last `ask-...` cell before it; gives how many
+    exercises show something.
 
     Raises MinicosError for a picture without words.
     """
     import nbformat
-    from nbclient import NotebookClient
 
-    notebook, done = nbformat.read(path, 4), nbformat.read(path, 4)
-    NotebookClient(done, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
-    ask, found = None, 0
+    notebook, done = nbformat.read(path, 4), executed(path)
+    exercises: list[tuple[NotebookNode, list[NotebookNode]]] = []
     for cell, ran in zip(notebook.cells, done.cells, strict=True):
         if cell.id.startswith("ask-"):
-            ask = cell
+            cell.pop("attachments", None)
+            exercises.append((cell, []))
         elif cell.id.startswith("see-"):
-            shown(ran, ask)
-            found += 1
+            exercises[-1][1].append(ran)
+    for ask, seen in exercises:
+        put(ask, [part for see in seen for part in parts_of(see, ask)])
     nbformat.write(notebook, path)
-    return found
+    return sum(HEAD in ask.source for ask, _ in exercises)
 
 
-def shown(see: NotebookNode, ask: NotebookNode) -> None:
-    """Put the last picture and the printed text of an executed cell into an exercise, in the place of older ones."""
+def parts_of(see: NotebookNode, ask: NotebookNode) -> list[str]:
+    """The last picture of an executed cell, which is attached to the exercise, and the text that it printed."""
     pictures = [output.data["image/png"] for output in see.outputs if "image/png" in output.get("data", {})]
     printed = "".join(output.text for output in see.outputs if output.get("name") == "stdout").rstrip()
-    parts = [HEAD]
+    parts = []
     if pictures:
         words = WORDS.match(see.source)
         if not words:
@@ -51,11 +53,17 @@ def shown(see: NotebookNode, ask: NotebookNode) -> None:
                 f"{see.id} shows a picture: its first line has to be '# Picture: ' and what is to be seen"
             )
         name = f"{see.id}.png"
-        ask["attachments"] = {name: {"image/png": smaller(pictures[-1])}}
+        ask.setdefault("attachments", {})[name] = {"image/png": smaller(pictures[-1])}
         parts.append(f"![{words[1]}](attachment:{name})")
     if printed:
         parts.append(f"```text\n{printed}\n```")
-    ask.source = "\n\n".join([ask.source.partition(HEAD)[0].rstrip(), *parts, "</details>"])
+    return parts
+
+
+def put(ask: NotebookNode, parts: list[str]) -> None:
+    """Into an exercise, in the place of older ones."""
+    before = ask.source.partition(HEAD)[0].rstrip()
+    ask.source = "\n\n".join([before, HEAD, *parts, "</details>"]) if parts else before
 
 
 def smaller(png: str) -> str:
