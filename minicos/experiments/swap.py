@@ -115,6 +115,7 @@ class Swap(Experiment):
                     )
                 axis.set(xlabel="block", ylabel="answer becomes B's, %", ylim=(-3, 103))
                 axis.set_title(f"{task}, {when}", fontsize=9)
+                axis.xaxis.get_major_locator().set_params(integer=True)
                 if not here.empty:
                     axis.legend(fontsize=6)
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
