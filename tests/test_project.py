@@ -94,5 +94,5 @@ def test_readme_names_files_that_exist():
 
 def test_the_wheel_holds_the_checkpoints():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["package-data"]["minicos"] == ["checkpoints/**/*", "templates/*"]
+    assert project["tool"]["setuptools"]["package-data"]["minicos"] == ["checkpoints/**/*", "templates/**/*"]
     assert sum(path.stat().st_size for path in (CHECKPOINTS / "nano").rglob("*")) < 4_100_000
