@@ -17,7 +17,7 @@ import psutil
 from urllib3 import PoolManager, Retry
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing but this machine is reached.
@@ -37,8 +37,13 @@ class Lab:
         self.folder, self.server, self.page = folder, server, page
         self.errors: list[str] = []
         page.set_default_timeout(1000 * SECONDS)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("console", self._hear)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        # JupyterLab shows a text before its attachments, and the browser asks for them under a name that only it knows.
+        if message.type == "error" and not message.location["url"].startswith("attachment:"):
+            self.errors.append(message.text)
 
     def open(self, path: str) -> None:
         """Open a notebook of the folder, and wait for its kernel."""
