@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
-from minicos.notebooks import executed
+from minicos.files import prepare_folder
+from minicos.notebooks import executed, opened
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -18,19 +19,21 @@ def make_slides(notebook: Path, out: Path) -> int:
     """Run a notebook whose cells say which slide they are on, and write the slides; gives their number.
 
     Code is left out, what it shows is kept; cells of the type "notes" are the speaker's (key S). Raises MinicosError
-    where there is no such notebook, where it has no slides, and where a cell fails.
+    where there is no such notebook, where it has no slides, where `out` cannot be written, and where a cell fails.
     """
     from nbconvert import SlidesExporter
 
-    deck = executed(notebook)
-    number = sum(slide_type(cell) == "slide" for cell in deck.cells)
+    number = sum(slide_type(cell) == "slide" for cell in opened(notebook).cells)
     if not number:
         raise MinicosError(f"{notebook} has no slides: give cells a slide type (JupyterLab: property inspector)")
+    prepare_folder(out.parent)
+    if out.is_dir():
+        raise MinicosError(f"{out} is a folder: give --out the name of a file, for example {out / 'lecture.html'}")
+    deck = executed(notebook)
     exporter = SlidesExporter(
         template_name="slides", extra_template_basedirs=[str(TEMPLATES)], exclude_input=True, exclude_output_prompt=True
     )
     page, _ = exporter.from_notebook_node(deck)
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page)
     return number
 

@@ -50,13 +50,13 @@ class Picture:
         return f"[picture: {self.alt}]"
 
 
-def show(figure: Figure, alt: str) -> Picture:
+def show(figure: Figure, alt: str, caption: str = "") -> Picture:
     """A figure as the last line of a cell. alt: what is to be seen, in words; raises MinicosError without any."""
     if not alt.strip():
         raise MinicosError("a picture needs its `alt`: say in words what is to be seen")
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    return Picture(buffer.getvalue(), alt)
+    return Picture(buffer.getvalue(), alt, caption)
 
 
 def film(videos: Mapping[str, Video], alt: str, title: str = "") -> Picture:

@@ -124,20 +124,26 @@ def untrained_nano(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory):
-    """(folder, server, chromium): a JupyterLab on an empty folder, and a browser; skipped where there is none.
-
-    They end with the module: while Playwright runs, asyncio finds its loop in this thread, and nbclient would too.
-    """
+@pytest.fixture(scope="session")
+def browser_program() -> str:
+    """Where Chromium lies; skipped where there is none, or no Playwright."""
     pytest.importorskip("playwright", reason="Playwright is not installed")
     program = browser.program()
     if not program:
         pytest.skip(f"there is no browser here: install one of {', '.join(browser.BROWSERS)}")
+    return program
+
+
+@pytest.fixture(scope="module")
+def jupyter(browser_program, tmp_path_factory):
+    """(folder, server, chromium): a JupyterLab on an empty folder, and a browser; skipped where there is none.
+
+    They end with the module: while Playwright runs, asyncio finds its loop in this thread, and nbclient would too.
+    """
     place = tmp_path_factory.mktemp("jupyter")
     folder = place / "course"
     folder.mkdir()
-    with browser.jupyterlab(folder, place / "private") as server, browser.chromium(program) as chromium:
+    with browser.jupyterlab(folder, place / "private") as server, browser.chromium(browser_program) as chromium:
         yield folder, server, chromium
 
 

@@ -59,11 +59,8 @@ def deck(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(deck):
-    program = browser.program()
-    if not program:
-        pytest.skip(f"there is no browser here: install one of {', '.join(browser.BROWSERS)}")
-    with browser.chromium(program) as chromium:
+def page(deck, browser_program):
+    with browser.chromium(browser_program) as chromium:
         page = chromium.new_page(viewport={"width": 1280, "height": 720})
         errors, asked = [], []
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -108,8 +105,15 @@ def test_the_notes_cover_fifty_minutes_without_a_gap():
 
 
 def test_what_cannot_be_made_into_slides_is_refused_in_one_line(tmp_path):
-    with pytest.raises(MinicosError, match="there is no notebook"):
+    with pytest.raises(MinicosError, match=r"cannot open .*none.ipynb \(No such file"):
         make_slides(tmp_path / "none.ipynb", tmp_path / "out.html")
+    (tmp_path / "text.ipynb").write_text("# no notebook")
+    with pytest.raises(MinicosError, match="is no notebook: give the path"):
+        make_slides(tmp_path / "text.ipynb", tmp_path / "out.html")
+    with pytest.raises(MinicosError, match="is a folder: give --out the name of a file"):
+        make_slides(LECTURE, tmp_path)
+    with pytest.raises(MinicosError, match=r"cannot write to .*text.ipynb"):
+        make_slides(LECTURE, tmp_path / "text.ipynb" / "out.html")
     for source, message in (("1 / 0", "fails in a cell: ZeroDivisionError"), ("", "has no slides")):
         cell = nbformat.v4.new_code_cell(source, metadata={"slideshow": {"slide_type": "slide"}} if source else {})
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "deck.ipynb")

@@ -27,10 +27,12 @@ from minicos.tasks.base import puzzle_rng
 from minicos.tasks.maze import MazePuzzle
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TASKS = ("maze", "rotation", "maze-braided", "rotation-open")
 SEVERAL = ("maze-braided", "rotation-open")  # more than one right answer
+STYLES = dict(zip(TASKS, (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "v"), ("#CC79A7", "^")), strict=True))
 ROUTES = ("maze", "maze-braided")  # shown by length too
 CELL = 4  # board units along the side of a cell, in mazes and in shapes
 FEW = 10  # a bin of fewer puzzles has no interval worth the name
@@ -94,10 +96,11 @@ class ChainOfSteps(Experiment):
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
-        by_length = (summary["length"] != "all").any()  # small runs have too few puzzles of any length
-        figure = Figure(figsize=(12 if by_length else 9.5, 3.8), layout="constrained", dpi=150)
-        axes = figure.subplots(1, 4 if by_length else 3)
-        for task, colour, mark in zip(TASKS, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), "osv^", strict=True):
+        by_length = summary[summary["length"] != "all"]  # none in a small run: too few puzzles of any length
+        panels = 3 if by_length.empty else 4
+        figure = Figure(figsize=(3 * panels, 3.8), layout="constrained", dpi=150)
+        axes = figure.subplots(1, panels)
+        for task, (colour, mark) in STYLES.items():
             rows = summary[(summary["task"] == task) & (summary["length"] == "all")]
             if rows.empty:
                 continue
@@ -110,22 +113,26 @@ class ChainOfSteps(Experiment):
                 axis.fill_between(rows["step"], low, high, color=colour, alpha=0.2, linewidth=0)
                 if f"null_{column}" in rows:
                     axis.plot(rows["step"], rows[f"null_{column}"], ":", color=colour, linewidth=1)
-            if not by_length:
-                continue
-            bins = summary[(summary["task"] == task) & (summary["length"] != "all")]
-            bins = bins.sort_values("length", key=lambda names: names.str.extract(r"(\d+)")[0].astype(int))
-            gap = 100 * bins[["gap", "gap_low", "gap_high"]].T.to_numpy()
-            errors = [gap[0] - gap[1], gap[2] - gap[0]]
-            axes[3].errorbar(bins["length"], gap[0], errors, linestyle=style, color=colour, marker=mark, capsize=2)
-        if by_length:
-            axes[3].set(xlabel="moves of the route", ylabel="gap from step 0 to the end, points")
         labels = ("solved by x0_hat, %", "candidates in x0_hat", "entropy of x0_hat, bits")
         for axis, label in zip(axes, labels, strict=False):
             axis.set(xlabel="denoising step", ylabel=label)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(fontsize=7)
+        if not by_length.empty:
+            plot_gaps(axes[3], by_length)
         figure.suptitle(f"{title}\nsolid: one right answer, dashed: several, dotted: the null; bands: 95 %", fontsize=9)
         return figure
+
+
+def plot_gaps(axis: Axes, by_length: pd.DataFrame) -> None:
+    """What the steps add, against the length of the route."""
+    for task, bins in by_length.groupby("task"):
+        colour, mark = STYLES[task]
+        bins = bins.sort_values("length", key=lambda names: names.str.extract(r"(\d+)")[0].astype(int))
+        gap = 100 * bins[["gap", "gap_low", "gap_high"]].T.to_numpy()
+        errors, style = [gap[0] - gap[1], gap[2] - gap[0]], "--" if task in SEVERAL else "-"
+        axis.errorbar(bins["length"], gap[0], errors, linestyle=style, color=colour, marker=mark, capsize=2)
+    axis.set(xlabel="moves of the route", ylabel="gap from step 0 to the end, points")
 
 
 def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, object]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
-from minicos.notebooks import executed
+from minicos.notebooks import executed, opened
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -27,7 +27,7 @@ def add_pictures(path: Path) -> int:
     """
     import nbformat
 
-    notebook, done = nbformat.read(path, 4), executed(path)
+    notebook, done = opened(path), executed(path)
     exercises: list[tuple[NotebookNode, list[NotebookNode]]] = []
     for cell, ran in zip(notebook.cells, done.cells, strict=True):
         if cell.id.startswith("ask-"):

@@ -34,7 +34,7 @@ from minicos.tasks.base import (
     puzzle_rng,
     split_of,
 )
-from minicos.tasks.cells import BOARD, SIDE, Cells, draw_cells, read_cells, to_units
+from minicos.tasks.cells import BOARD, SIDE, Cells, draw_cells, read_cells, spoilt, to_units
 
 MOVES = 12  # of the ball in the whole video
 LEAST = 4  # moves to a target
@@ -168,13 +168,8 @@ class BounceTask(Task):
         check_video(video)
         cells = read_cells(video, PALETTE)
         answer = self.decode(video, puzzle) == puzzle.route[-1]
-        for frame, row, column in np.argwhere(cells < 0).tolist():
-            return Score("unreadable", f"frame {frame}: no palette colour at cell ({row}, {column})", answer)
-        if (cells[0] != puzzle.cells(0)).any():
-            return Score("invalid", "frame 0 is not the given image", answer)
-        for frame, picture in enumerate(cells):
-            if reason := scene_fault(picture, puzzle):
-                return Score("invalid", f"frame {frame}: {reason}", answer)
+        if verdict := spoilt(cells, puzzle.cells(0), lambda picture: scene_fault(picture, puzzle)):
+            return Score(*verdict, answer)
         way = [ball_of(picture) for picture in cells]
         for frame, (before, now) in enumerate(itertools.pairwise(way), start=1):
             if now not in within_reach(before, step_of(len(video)) + 1, puzzle.walls):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from minicos.tasks.base import Board, Video, nearest_colour
+from minicos.tasks.base import Board, Status, Video, nearest_colour
 
 SIDE = 7  # cells along the side of the board
 CELL = 4  # units along the side of a cell: pixels at the native size
@@ -28,3 +30,17 @@ def read_cells(video: Video, palette: NDArray[np.uint8]) -> Cells:
     """Of every frame; raises MinicosError for a canvas that is too small."""
     units = BOARD.read(video).reshape(len(video), SIDE, CELL, SIDE, CELL, 3)
     return nearest_colour(units.mean((2, 4)), palette)
+
+
+def spoilt(cells: Cells, given: Cells, fault_of: Callable[[Cells], str]) -> tuple[Status, str] | None:
+    """Why what moves in a video need not be looked at: a cell that cannot be read, a first frame that is not the given
+    image, a frame of which `fault_of` says what is wrong. None where there is no such thing.
+    """
+    for frame, row, column in np.argwhere(cells < 0).tolist():
+        return "unreadable", f"frame {frame}: no palette colour at cell ({row}, {column})"
+    if (cells[0] != given).any():
+        return "invalid", "frame 0 is not the given image"
+    for frame, picture in enumerate(cells):
+        if reason := fault_of(picture):
+            return "invalid", f"frame {frame}: {reason}"
+    return None

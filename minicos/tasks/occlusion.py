@@ -34,7 +34,7 @@ from minicos.tasks.base import (
     puzzle_rng,
     split_of,
 )
-from minicos.tasks.cells import BOARD, SIDE, Cells, draw_cells, read_cells, to_units
+from minicos.tasks.cells import BOARD, SIDE, Cells, draw_cells, read_cells, spoilt, to_units
 
 FEWEST, MOST = 3, 6  # cells that the coloured cells move by
 
@@ -160,13 +160,8 @@ class OcclusionTask(Task):
         check_video(video)
         cells = read_cells(video, PALETTE)
         answer = self.decode(video, puzzle) in self.answers(puzzle)
-        for frame, row, column in np.argwhere(cells < 0).tolist():
-            return Score("unreadable", f"frame {frame}: no palette colour at cell ({row}, {column})", answer)
-        if (cells[0] != puzzle.cells(0)).any():
-            return Score("invalid", "frame 0 is not the given image", answer)
-        for frame, picture in enumerate(cells):
-            if reason := scene_fault(picture, puzzle):
-                return Score("invalid", f"frame {frame}: {reason}", answer)
+        if verdict := spoilt(cells, puzzle.cells(0), lambda picture: scene_fault(picture, puzzle)):
+            return Score(*verdict, answer)
         verdicts = [outcome(track, item, puzzle) for item, track in tracks(cells, puzzle)]
         for status in ("invalid", "wrong"):
             for found, reason in verdicts:
