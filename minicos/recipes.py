@@ -43,7 +43,7 @@ class Recipe:
         return {name: [size for other, size in pairs if other == name] for name, _ in pairs}
 
 
-KINDS = ("", "-rotation", "-motion")  # of a family's networks, by the tasks that each learns
+KINDS = ("", "-rotation", "-occlusion", "-bounce")  # of a family's networks, by the tasks that each learns
 
 RECIPES = {
     "nano": Recipe(
@@ -97,35 +97,31 @@ RECIPES = {
         validate_every=1000,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
     ),
-    "micro-motion": Recipe(
-        steps=10_000,
+    "micro-occlusion": Recipe(
+        steps=7600,
         tokens=4000,
-        cooldown=0.6,
+        cooldown=0.5,
         stages=(
-            Stage(0.05, {("occlusion", 0): 1, ("occlusion", 1): 1, ("bounce", 1): 2}),
+            Stage(0.5, {("occlusion", 0): 1}),  # movement before anything hides it: mixed from the start, nothing moves
             Stage(
-                0.125,
-                {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, ("occlusion", 2): 1}
-                | {("bounce", 1): 1, ("bounce", 2): 2},
-            ),
-            Stage(
-                0.2,
-                {("occlusion", 0): 0.3, ("occlusion", 1): 0.3, ("occlusion", 2): 0.6, ("occlusion", 3): 0.8}
-                | {("occlusion", 4): 0.8, ("bounce", 1): 0.8, ("bounce", 2): 1.6, ("bounce", 3): 1, ("bounce", 4): 0.4}
-                | {("bounce", 5): 0.2},
-            ),
-            # Until here nothing moved: steady movement, seen in every frame, comes first after all.
-            Stage(0.4, {("occlusion", 0): 3, ("occlusion", 1): 1, ("bounce", 1): 1}),
-            Stage(
-                1.0,
-                {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, ("occlusion", 2): 0.6, ("occlusion", 3): 0.8}
-                | {("occlusion", 4): 0.8, ("bounce", 1): 0.8, ("bounce", 2): 1.6, ("bounce", 3): 1, ("bounce", 4): 0.4}
-                | {("bounce", 5): 0.2},
+                1.0, {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, **{("occlusion", size): 1 for size in (2, 3, 4)}}
             ),
         ),
-        validate=(("occlusion", 0), ("occlusion", 3), ("bounce", 2)),
-        validate_every=500,
-        shift=5.0,  # as for rotations
+        validate=(("occlusion", 0), ("occlusion", 3)),
+        shift=15.0,  # where something has moved to is learned where no frame shows it yet: at still higher noise
+    ),
+    "micro-bounce": Recipe(
+        steps=4600,
+        tokens=4000,
+        cooldown=0.5,
+        stages=(
+            Stage(0.4, {("bounce", 1): 1}),
+            Stage(
+                1.0, {("bounce", 1): 1, ("bounce", 2): 1.5, ("bounce", 3): 1, ("bounce", 4): 0.4, ("bounce", 5): 0.2}
+            ),
+        ),
+        validate=(("bounce", 1), ("bounce", 2)),
+        shift=15.0,  # as for occlusions
     ),
     "mini": Recipe(
         steps=5000,

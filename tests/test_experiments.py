@@ -52,7 +52,7 @@ def family(untrained_nano, tmp_path_factory) -> Path:
     nano = load(untrained_nano)
     nano.settings = dataclasses.replace(nano.settings, siblings={"occlusion": "motion"})
     save(nano, place / "nano")
-    motion = build("micro-motion", seed=0)
+    motion = build("micro-occlusion", seed=0)
     torch.nn.init.normal_(motion.transformer.proj_out.weight, std=0.05, generator=torch.Generator().manual_seed(0))
     save(motion, place / "motion")
     return place / "nano"
