@@ -316,6 +316,8 @@ def test_memory_is_judged_by_the_colours_that_come_out_of_solved_pairs(remembere
     verdict = memory.verdict(summary)
     assert verdict.status == status
     assert "before step 6" in verdict.text
+    assert f"without a screen, remembered {remembered / 40:.3g} [" in verdict.text
+    assert "frames that show nothing erased 0.444 [" in verdict.text
     assert len(memory.plot(summary, "test").axes) == 2
 
 

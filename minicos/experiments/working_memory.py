@@ -8,6 +8,7 @@ without a screen says whether hiding matters; erasing the frames that show nothi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +71,9 @@ class WorkingMemory(Experiment):
         if taken.empty:
             return joined([])
         middle = taken.iloc[len(taken) // 2]
-        return joined([(f"latents taken over before step {middle['step']}", *judged(middle, "remembered", REMEMBERED))])
+        part = (f"latents taken over before step {middle['step']}", *judged(middle, "remembered", REMEMBERED))
+        verdict = joined([part])
+        return replace(verdict, text=f"{verdict.text} {beside(summary, middle['step'])}")
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
@@ -96,6 +99,22 @@ class WorkingMemory(Experiment):
         right.set(ylabel="right answers, %", ylim=(-3, 103), xlim=(-0.5, len(rates) - 0.5))
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
         return figure
+
+
+def beside(summary: pd.DataFrame, step: int) -> str:
+    """The controls in words: the same step without a screen, and right answers with and without what is hidden."""
+    rows = [
+        ("taken over there without a screen, remembered", "latents taken over", SCREENS[1], step, "remembered"),
+        ("right answers undisturbed", "undisturbed", SCREENS[0], -1, "right"),
+        ("with the frames that show nothing erased", "empty frames erased", SCREENS[0], -1, "right"),
+    ]
+    said = []
+    for words, what, screen, at, column in rows:
+        found = summary[(summary["what"] == what) & (summary["screen"] == screen) & (summary["step"] == at)]
+        for _, row in found.iterrows():
+            low, high = row[f"{column}_low"], row[f"{column}_high"]
+            said.append(f"{words} {row[column]:.3g} [{low:.3g}, {high:.3g}], n = {row['n']}")
+    return f"Beside it, not judged: {'; '.join(said)}."
 
 
 def _percent(rows: pd.DataFrame, column: str) -> tuple[NDArray, NDArray]:
