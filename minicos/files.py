@@ -1,4 +1,4 @@
-"""Folders that commands write to."""
+"""Folders and files that commands write to."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def prepare_folder(folder: Path) -> Path:
     except OSError as error:
         raise MinicosError(f"cannot write to {folder} ({error.strerror}): give another --out") from None
     return folder
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """A kill leaves the old file or the new one, never a part."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.write_bytes(content)
+    os.replace(draft, path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from minicos.cards import weights_digest
 from minicos.errors import MinicosError
-from minicos.files import prepare_folder
+from minicos.files import prepare_folder, replace_file
 from minicos.flow import Step
 from minicos.model import Reasoner
 from minicos.parallel import each
@@ -157,9 +156,9 @@ def _run_chunk(reasoner: Reasoner, numbered: tuple[int, Sequence[Trial]], sweep:
     if sweep.features is not None:
         buffer = io.BytesIO()
         np.savez(buffer, **sweep.features(trajectory))
-        _replace(path.with_suffix(".npz"), buffer.getvalue())
+        replace_file(path.with_suffix(".npz"), buffer.getvalue())
     # Last: a chunk is done once its rows are there.
-    _replace(
+    replace_file(
         path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan").encode()
     )
 
@@ -180,18 +179,11 @@ def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
         return
     if any((folder / "chunks").iterdir()):
         raise MinicosError(f"{folder} holds chunks of an unknown sweep: give another --out")
-    _replace(path, (json.dumps(mine, indent=1) + "\n").encode())
+    replace_file(path, (json.dumps(mine, indent=1) + "\n").encode())
 
 
 def _chunk_file(folder: Path, number: int) -> Path:
     return folder / "chunks" / f"{number:06d}.csv"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A kill leaves the old file or the new one, never a part."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    draft.write_bytes(content)
-    os.replace(draft, path)
 
 
 def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
@@ -211,5 +203,5 @@ def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
             )
     if write:
         lines = [_chunk_file(folder, number).read_text().split("\n", 1)[1] for number in range(len(tables))]
-        _replace(folder / TABLE_FILE, (",".join(columns[0]) + "\n" + "".join(lines)).encode())
+        replace_file(folder / TABLE_FILE, (",".join(columns[0]) + "\n" + "".join(lines)).encode())
     return pd.concat(tables, ignore_index=True)

@@ -27,6 +27,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import test_sweeps
+import minicos.files as files
 import minicos.sweeps as sweeps
 from minicos import load
 
@@ -40,7 +41,7 @@ def counted(function):
         return function(*arguments, **options)
     return call
 Path.write_bytes = counted(Path.write_bytes)
-sweeps.os.replace = counted(os.replace)
+files.os.replace = counted(os.replace)
 reasoner = load(model)
 sweeps.run_sweep(test_sweeps.sweep_of(reasoner), folder)
 """
@@ -102,6 +103,7 @@ import sys
 from pathlib import Path
 from lightning import Fabric
 import test_sweeps
+import minicos.files as files
 import minicos.sweeps as sweeps
 from minicos import load
 

@@ -24,6 +24,7 @@ from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
+from minicos.files import replace_file
 from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of
 from minicos.grading.checks import Verdict, verify
 
@@ -258,10 +259,8 @@ def _result(course: Path, name: str, student: str) -> Result | None:
 def _write_result(course: Path, name: str, result: Result) -> None:
     path = _result_file(course, name, result.student)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
     digest = _digest(_submitted(course, result.student, name))
-    draft.write_text(json.dumps({**asdict(result), "sha256": digest}, indent=1) + "\n")
-    draft.replace(path)
+    replace_file(path, (json.dumps({**asdict(result), "sha256": digest}, indent=1) + "\n").encode())
 
 
 def _digest(path: Path) -> str:

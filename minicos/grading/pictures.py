@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
+from minicos.files import replace_file
 from minicos.notebooks import executed, opened
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add_pictures(path: Path) -> int:
             exercises[-1][1].append(ran)
     for ask, seen in exercises:
         put(ask, [part for see in seen for part in parts_of(see, ask)])
-    nbformat.write(notebook, path)
+    replace_file(path, (nbformat.writes(notebook) + "\n").encode())
     return sum(HEAD in ask.source for ask, _ in exercises)
 
 
