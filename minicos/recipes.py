@@ -102,15 +102,15 @@ RECIPES = {
         tokens=4000,
         cooldown=0.5,
         stages=(
-            Stage(0.5, {("occlusion", 0): 1}),  # movement before anything hides it: mixed from the start, nothing moves
+            Stage(0.5, {("occlusion", 0): 1}),  # movement before anything hides it
             Stage(
                 1.0, {("occlusion", 0): 0.5, ("occlusion", 1): 0.5, **{("occlusion", size): 1 for size in (2, 3, 4)}}
             ),
         ),
         validate=(("occlusion", 0), ("occlusion", 3)),
-        shift=15.0,  # where something has moved to is learned where no frame shows it yet: at still higher noise
+        shift=15.0,  # to learn where something has moved to, before any frame shows it: at still higher noise
     ),
-    "micro-bounce": Recipe(
+    "micro-bounce": Recipe(  # does not learn to bounce so far: docs/training.md
         steps=4600,
         tokens=4000,
         cooldown=0.5,

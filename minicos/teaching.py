@@ -151,14 +151,14 @@ def live(name: str, cases: int | None = None, model: str | None = None) -> Live:
 
 
 def stored(reasoner: Reasoner, experiment: Experiment) -> Finding | None:
-    """What the full replication of this checkpoint found, if it lies beside its weights."""
+    """What the full replication of this checkpoint found, if it lies beside its weights and this experiment was run."""
     from minicos.replication import FINDINGS_FILE, Finding
 
     path = reasoner.folder / FINDINGS_FILE if reasoner.folder else None
     if path is None or not path.exists():
         return None
     findings = (Finding(**line) for line in json.loads(path.read_text())["findings"])
-    return next((finding for finding in findings if finding.experiment == experiment.name), None)
+    return next((f for f in findings if f.experiment == experiment.name and f.status != "not run"), None)
 
 
 @contextmanager

@@ -103,7 +103,6 @@ import sys
 from pathlib import Path
 from lightning import Fabric
 import test_sweeps
-import minicos.files as files
 import minicos.sweeps as sweeps
 from minicos import load
 
