@@ -110,18 +110,18 @@ RECIPES = {
         validate=(("occlusion", 0), ("occlusion", 3)),
         shift=15.0,  # to learn where something has moved to, before any frame shows it: at still higher noise
     ),
-    "micro-bounce": Recipe(  # does not learn to bounce so far: docs/training.md
-        steps=4600,
+    "micro-bounce": Recipe(
+        steps=7000,
         tokens=4000,
         cooldown=0.5,
         stages=(
-            Stage(0.4, {("bounce", 1): 1}),
-            Stage(
-                1.0, {("bounce", 1): 1, ("bounce", 2): 1.5, ("bounce", 3): 1, ("bounce", 4): 0.4, ("bounce", 5): 0.2}
-            ),
+            Stage(0.25, {("bounce", 0): 1}),  # movement first, as for occlusions
+            Stage(0.4, {("bounce", 0): 0.3, ("bounce", 1): 0.7}),
+            Stage(1.0, {("bounce", 0): 0.4, ("bounce", 1): 1, ("bounce", 2): 1, ("bounce", 3): 0.8}),
         ),
-        validate=(("bounce", 1), ("bounce", 2)),
-        shift=15.0,  # as for occlusions
+        validate=(("bounce", 0), ("bounce", 2)),
+        validate_every=250,
+        shift=15.0,
     ),
     "mini": Recipe(
         steps=5000,

@@ -7,8 +7,8 @@ that is white throws back. How often the ball is thrown back before it arrives, 
 What moves. The prompt says in which of the four diagonal directions the ball starts. Before each move it looks at the
 three cells ahead of it: where the one above or below is white, it turns from up to down or from down to up; where the
 one beside is white, from left to right or from right to left; and where it then still has a white cell ahead, back. It
-has one speed, 12 moves in the whole video, and rests when it has arrived: frame f of F shows it after
-min(round(12 f / (F - 1)), L) of the L moves to its target. It covers what it is on.
+has one speed, 6 moves in the whole video, and rests when it has arrived: frame f of F shows it after
+min(round(6 f / (F - 1)), L) of the L moves to its target. It covers what it is on.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from minicos.tasks.base import (
 )
 from minicos.tasks.cells import BOARD, SIDE, Cells, draw_cells, read_cells, spoilt, to_units
 
-MOVES = 12  # of the ball in the whole video
-LEAST = 4  # moves to a target
+MOVES = 6  # of the ball in the whole video
+LEAST = 3  # moves to a target
 
 FLOOR, WALL, BALL, *TARGETS = range(6)
 PALETTE = np.array([(0, 0, 0), WHITE, (255, 165, 0), (220, 0, 0), (0, 200, 0), (0, 90, 220)], np.uint8)
@@ -54,6 +54,15 @@ BARS = tuple(
     for down in (0, 1)
     for row in range(SIDE - down)
     for column in range(SIDE - 1 + down)
+)
+# The 8 symmetric images of the board: the number of the cell in every place.
+IMAGES = np.array(
+    [
+        np.rot90(board, turns).ravel()
+        for board in (np.arange(SIDE * SIDE).reshape(SIDE, SIDE), np.arange(SIDE * SIDE).reshape(SIDE, SIDE).T)
+        for turns in range(4)
+    ],
+    np.uint8,
 )
 
 
@@ -87,12 +96,13 @@ class BouncePuzzle(Puzzle):
 
 class BounceTask(Task):
     name = "bounce"
-    sizes = (1, 2, 3, 4, 5)
+    sizes = (0, 1, 2, 3)
     length_unit = "moves"
 
     def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> BouncePuzzle:
         """Bars, start and direction at random; a target where the ball was thrown back `size` times, one where it would
-        come to in another direction, and one that it meets in neither. What splits is the route, also the other one.
+        come to in another direction, and one that it meets in neither. What splits is the bars with the route, also with
+        the other one.
         """
         key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
         rng = puzzle_rng(key)
@@ -116,14 +126,14 @@ class BounceTask(Task):
         return [
             route
             for route in stops(walls, start, direction)
-            if reflections(route) in self.sizes and split_of(route_structure(route)) == split
+            if reflections(route) in self.sizes and split_of(structure_of(walls, route)) == split
         ]
 
     def prompts(self) -> tuple[str, ...]:
         return tuple(prompt_of(((0, 0), direction)) for direction in DIRECTIONS)
 
     def structure(self, puzzle: BouncePuzzle) -> bytes:
-        return route_structure(puzzle.route)
+        return structure_of(puzzle.walls, puzzle.route)
 
     def length(self, puzzle: BouncePuzzle) -> int:
         return len(puzzle.route) - 1
@@ -237,11 +247,10 @@ def reflections(route: Route) -> int:
     return sum(one != other for one, other in itertools.pairwise(ways))
 
 
-def route_structure(route: Route) -> bytes:
-    """Equal for the 8 symmetric images of a route."""
-    rows, columns = np.transpose(route).astype(np.uint8)
-    flips = itertools.product((rows, SIDE - 1 - rows), (columns, SIDE - 1 - columns))
-    return min(image for r, c in flips for image in (r.tobytes() + c.tobytes(), c.tobytes() + r.tobytes()))
+def structure_of(walls: frozenset[Cell], route: Route) -> bytes:
+    """Equal for the 8 symmetric images of the bars and the route between them."""
+    (bars, way) = ([row * SIDE + column for row, column in cells] for cells in (walls, route))
+    return min(image[way].tobytes() + np.sort(image[bars]).tobytes() for image in IMAGES)
 
 
 def step_of(frames: int) -> int:
