@@ -55,15 +55,9 @@ BARS = tuple(
     for row in range(SIDE - down)
     for column in range(SIDE - 1 + down)
 )
-# The 8 symmetric images of the board: the number of the cell in every place.
-IMAGES = np.array(
-    [
-        np.rot90(board, turns).ravel()
-        for board in (np.arange(SIDE * SIDE).reshape(SIDE, SIDE), np.arange(SIDE * SIDE).reshape(SIDE, SIDE).T)
-        for turns in range(4)
-    ],
-    np.uint8,
-)
+_BOARD = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE)
+# The 8 symmetric images of the board: the number of the cell that comes to lie in each place.
+IMAGES = np.array([np.rot90(board, turns).ravel() for board in (_BOARD, _BOARD.T) for turns in range(4)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +95,8 @@ class BounceTask(Task):
 
     def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> BouncePuzzle:
         """Bars, start and direction at random; a target where the ball was thrown back `size` times, one where it would
-        come to in another direction, and one that it meets in neither. What splits is the bars with the route, also with
-        the other one.
+        come to in another direction, and one that it meets in neither. What splits is the bars with the route, with
+        each of the two.
         """
         key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
         rng = puzzle_rng(key)
@@ -110,10 +104,10 @@ class BounceTask(Task):
         while True:
             walls = frozenset(pick(BARS, rng) + pick(BARS, rng))
             start, direction = pick(EVERY_CELL, rng), pick(DIRECTIONS, rng)
-            routes = [route for route in self._routes(walls, start, direction, split) if reflections(route) == size]
             other_direction = pick([other for other in DIRECTIONS if other != direction], rng)
-            others = self._routes(walls, start, other_direction, split)
-            if not routes or not others:
+            routes = routes_of(walls, start, direction, (size,), split)
+            others = routes and routes_of(walls, start, other_direction, self.sizes, split)
+            if not others:
                 continue
             route, other = pick(routes, rng), pick(others, rng)
             if route[-1] in other or other[-1] in route:
@@ -121,13 +115,6 @@ class BounceTask(Task):
             free = [cell for cell in EVERY_CELL if cell not in (*walls, *route, *other)]
             targets = pick(list(itertools.permutations((route[-1], other[-1], pick(free, rng)))), rng)
             return BouncePuzzle(self.name, key, size, prompt_of(route), walls, route, other, targets)
-
-    def _routes(self, walls: frozenset[Cell], start: Cell, direction: Direction, split: Split) -> list[Route]:
-        return [
-            route
-            for route in stops(walls, start, direction)
-            if reflections(route) in self.sizes and split_of(structure_of(walls, route)) == split
-        ]
 
     def prompts(self) -> tuple[str, ...]:
         return tuple(prompt_of(((0, 0), direction)) for direction in DIRECTIONS)
@@ -239,6 +226,14 @@ def stops(walls: frozenset[Cell], start: Cell, direction: Direction) -> list[Rou
     route = roll(walls, start, direction)
     ends = [end for end in range(LEAST, len(route)) if route[end] not in route[:end]]
     return [route[: end + 1] for end in ends if start not in route[1:end]]
+
+
+def routes_of(
+    walls: frozenset[Cell], start: Cell, direction: Direction, sizes: tuple[int, ...], split: Split
+) -> list[Route]:
+    """Those of these sizes and this split."""
+    found = [route for route in stops(walls, start, direction) if reflections(route) in sizes]
+    return [route for route in found if split_of(structure_of(walls, route)) == split]
 
 
 def reflections(route: Route) -> int:
