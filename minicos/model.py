@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -108,6 +109,7 @@ class Reasoner:
         self._vae_in_use = Lock()  # Wan's VAE keeps what it has seen of a video in itself
         self.one_at_a_time = False
         self._at_work: nn.Module | None = None
+        self._texts: dict[str, Tensor] = {}  # prompt to what the text encoder says of it, in host memory
         self.settings = settings
         self.transformer = transformer
         self.transformer_2 = transformer_2
@@ -283,18 +285,26 @@ class Reasoner:
         )
 
     def _encode_text(self, prompts: list[str]) -> Tensor:
-        """(prompts, tokens, width); each prompt is encoded once, however often it occurs."""
-        different = list(dict.fromkeys(prompts))
-        encoded = self._encode_different(different)
-        return encoded[[different.index(prompt) for prompt in prompts]]
+        """(prompts, tokens, width)."""
+        if self.tokenizer is None:  # a table of words, which may be in training
+            return self.bring(self.text_encoder)(prompts)
+        self.learn_prompts(prompts)
+        return torch.stack([self._texts[prompt] for prompt in prompts]).to(self.device)
 
-    def _encode_different(self, prompts: list[str]) -> Tensor:
+    @torch.no_grad()
+    def learn_prompts(self, prompts: Sequence[str]) -> None:
+        """Encode those that are new, once and for all, each alone: its text does not depend on its company."""
+        if self.tokenizer is not None:
+            for prompt in dict.fromkeys(prompts):
+                if prompt not in self._texts:
+                    self._texts[prompt] = self._encode_prompt(prompt).cpu()
+
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        """(tokens, width)"""
         encoder = self.bring(self.text_encoder)
-        if self.tokenizer is None:
-            return encoder(prompts)
         # As in diffusers' pipeline: what lies beyond the last word is zero, not the encoder's idea of padding.
         words = self.tokenizer(
-            prompts,
+            [prompt],
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             truncation=True,
@@ -302,7 +312,7 @@ class Reasoner:
             return_tensors="pt",
         )
         ids, mask = words.input_ids.to(self.device), words.attention_mask.to(self.device)
-        return encoder(ids, mask).last_hidden_state * mask[..., None]
+        return (encoder(ids, mask).last_hidden_state * mask[..., None])[0]
 
     def _check_extent(self, frames: int, height: int, width: int) -> None:
         config, vae = self.transformer.config, self.vae.config

@@ -99,7 +99,6 @@ def sample(
     return sample_runs(reasoner, runs, schedule=schedule, recorders=recorders)
 
 
-@torch.no_grad()
 def sample_runs(
     reasoner: Reasoner,
     runs: Sequence[Run],
@@ -114,33 +113,81 @@ def sample_runs(
     videos pass through the network at once, all when None. Recorders see what interventions have left. Raises
     MinicosError for puzzles of different sizes, and for steps, frames or blocks that do not exist.
     """
-    everyone = company(runs)
-    reasoner = _network_for(reasoner, [run.puzzle for run in everyone])
-    schedule = reasoner.schedule() if schedule is None else schedule
-    row_of = {puzzle: row for row, puzzle in enumerate(dict.fromkeys(run.puzzle for run in everyone))}
-    condition = reasoner.condition(list(row_of))
-    extent, grid = extents(reasoner, condition)
-    _check_recorders(reasoner, schedule, recorders)
-    _check_interventions(reasoner, schedule, everyone, grid[0])
-    sharing = Sharing(reasoner, runs, schedule)
-    state = _State.beginning([track for batch in sharing.batches(0, batch_size) for track in batch], reasoner, extent)
-    records: Records = {}
-    for step in schedule:
-        at = Address("latents", step, reasoner.expert_name(step.timestep))
-        watching = [recorder for recorder in recorders if recorder.wants(step)]
+    denoising = Denoising(reasoner, runs, schedule=schedule, recorders=recorders, batch_size=batch_size)
+    while denoising.done < len(denoising.schedule):
+        denoising.advance()
+    return denoising.trajectory()
+
+
+class Denoising:
+    """Runs on their way from noise to video, a step at a time. What is done can be put aside, and gone on from.
+
+    Takes what `sample_runs` takes, and raises what it raises. done: how many steps.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        runs: Sequence[Run],
+        *,
+        schedule: tuple[flow.Step, ...] | None = None,
+        recorders: Sequence[Recorder] = (),
+        batch_size: int | None = None,
+    ) -> None:
+        everyone = company(runs)
+        self.reasoner = _network_for(reasoner, [run.puzzle for run in everyone])
+        self.runs, self.recorders, self.batch_size = list(runs), recorders, batch_size
+        self.schedule = self.reasoner.schedule() if schedule is None else schedule
+        self._row_of = {puzzle: row for row, puzzle in enumerate(dict.fromkeys(run.puzzle for run in everyone))}
+        self._condition = self.reasoner.condition(list(self._row_of))
+        self._extent, self._grid = extents(self.reasoner, self._condition)
+        _check_recorders(self.reasoner, self.schedule, recorders)
+        _check_interventions(self.reasoner, self.schedule, everyone, self._grid[0])
+        self._sharing = Sharing(self.reasoner, runs, self.schedule)
+        self._state = _State.beginning(self._tracks(0), self.reasoner, self._extent)
+        self._records: Records = {}
+        self.done = 0
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One more step."""
+        step = self.schedule[self.done]
+        at = Address("latents", step, self.reasoner.expert_name(step.timestep))
+        watching = [recorder for recorder in self.recorders if recorder.wants(step)]
         passes = []
-        for tracks in sharing.batches(step.index, batch_size):
-            before = state.of(tracks)
-            track_of = partial(sharing.track, step=step.index)
-            batch = Batch(tracks, extent, grid, state.sigma, before.x0_hat, track_of)
-            rows = condition.rows([row_of[track.puzzle] for track in tracks])
-            passes.append(_denoise(reasoner, before.latents, at, rows, batch, watching))
-        state = _State.after(passes, step)
-        where = state.rows([sharing.track(run, step.index) for run in runs])
+        for tracks in self._sharing.batches(step.index, self.batch_size):
+            before = self._state.of(tracks)
+            track_of = partial(self._sharing.track, step=step.index)
+            batch = Batch(tracks, self._extent, self._grid, self._state.sigma, before.x0_hat, track_of)
+            rows = self._condition.rows([self._row_of[track.puzzle] for track in tracks])
+            passes.append(_denoise(self.reasoner, before.latents, at, rows, batch, watching))
+        self._state = _State.after(passes, step)
+        where = self._state.rows([self._sharing.track(run, step.index) for run in self.runs])
         for key in passes[0].recorded:
-            records.setdefault(key, {})[step.index] = torch.cat([p.recorded[key] for p in passes])[where]
-    latents = state.of([sharing.track(run, step.index) for run in runs]).latents
-    return Trajectory(list(runs), schedule, latents, reasoner.decode(latents), records)
+            self._records.setdefault(key, {})[step.index] = torch.cat([p.recorded[key] for p in passes])[where]
+        self.done += 1
+
+    def put_aside(self) -> dict[str, object]:
+        """All that the steps so far have left, in host memory; at least one must be done."""
+        latents, x0_hat = (value.cpu() for value in (self._state.latents, self._state.x0_hat))
+        return {"done": self.done, "latents": latents, "x0_hat": x0_hat, "records": self._records}
+
+    def go_on_from(self, aside: dict[str, object]) -> None:
+        """What a denoising of the same runs has put aside."""
+        self.done, self._records = aside["done"], aside["records"]
+        step = self.schedule[self.done - 1]
+        latents, x0_hat = (aside[what].to(self.reasoner.device) for what in ("latents", "x0_hat"))
+        self._state = _State(self._tracks(step.index), latents, x0_hat, step.next_sigma)
+
+    def trajectory(self) -> Trajectory:
+        """What the runs leave behind, when all steps are done."""
+        last = self.schedule[-1].index
+        latents = self._state.of([self._sharing.track(run, last) for run in self.runs]).latents
+        return Trajectory(self.runs, self.schedule, latents, self.reasoner.decode(latents), self._records)
+
+    def _tracks(self, step: int) -> list[Run]:
+        return [track for batch in self._sharing.batches(step, self.batch_size) for track in batch]
 
 
 @dataclass

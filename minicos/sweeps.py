@@ -3,6 +3,9 @@
 A sweep is a list of chunks, a chunk a list of trials that are denoised together and share what they can (`sharing`). A
 chunk's rows are written at once, when all of them are known; so a folder holds whole chunks only, and a resumed sweep
 ends with the same table as an undisturbed one, byte for byte. Processes, GPUs and nodes take chunks in turn.
+
+Where a GPU holds one expert at a time, all chunks go as far as the first expert takes them and are put aside, before
+any goes on: each expert moves to the GPU once.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from minicos.cards import weights_digest
@@ -27,8 +31,8 @@ from minicos.files import prepare_folder, replace_file
 from minicos.flow import Step
 from minicos.model import Reasoner
 from minicos.parallel import each
-from minicos.runs import Run
-from minicos.sampling import Recorder, Trajectory, rollout_runs, sample_runs
+from minicos.runs import Run, company
+from minicos.sampling import Denoising, Recorder, Trajectory, rollout_runs
 from minicos.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -98,8 +102,9 @@ def run_sweep(
 ) -> pd.DataFrame:
     """The sweep's table; every chunk that is not yet in `folder` is computed and written there.
 
-    fabric: a launched lightning.Fabric whose processes share the work. `advance(trials)` is told of progress. Raises
-    MinicosError where the folder holds another sweep or a damaged chunk.
+    fabric: a launched lightning.Fabric whose processes share the work. `advance(trials)` is told of progress: a chunk
+    that is put aside counts as the trials that its steps would be. Raises MinicosError where the folder holds another
+    sweep or a damaged chunk.
     """
     rank = fabric.global_rank if fabric else 0
     if rank == 0:
@@ -109,17 +114,21 @@ def run_sweep(
     missing = []
     for number, chunk in share_of(sweep, fabric):
         if _chunk_file(folder, number).exists():
+            _aside_file(folder, number).unlink(missing_ok=True)
             advance(len(chunk))
         else:
             missing.append((number, chunk))
-    began = time.perf_counter()
-    for place, _ in each(sweep.reasoner, partial(_run_chunk, sweep=sweep, folder=folder), missing):
-        number, chunk = missing[place]
-        now = time.perf_counter()
-        with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
-            times.write(f"{number},{now - began:.3f}\n")
-        began = now
-        advance(len(chunk))
+    sweep.reasoner.learn_prompts([run.puzzle.prompt for _, c in missing for run in company([t.run for t in c])])
+    began, since = time.perf_counter(), 0
+    for until in stages(sweep):
+        for place, _ in each(sweep.reasoner, partial(_run_chunk, sweep=sweep, folder=folder, until=until), missing):
+            number, chunk = missing[place]
+            now = time.perf_counter()
+            with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
+                times.write(f"{number},{now - began:.3f}\n")
+            began = now
+            advance(_trials_worth(sweep, chunk, until) - _trials_worth(sweep, chunk, since))
+        since = until
     if fabric:
         fabric.barrier()
     return _merged(folder, sweep, write=rank == 0)
@@ -129,6 +138,20 @@ def share_of(sweep: Sweep, fabric: Fabric | None) -> list[tuple[int, Sequence[Tr
     """The chunks of this process with their numbers: of W processes every W-th."""
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     return [(number, chunk) for number, chunk in enumerate(sweep.chunks) if number % world == rank]
+
+
+def stages(sweep: Sweep) -> list[int]:
+    """Up to which step all chunks go before any goes further."""
+    steps, reasoner = sweep.schedule, sweep.reasoner
+    if sweep.frame_by_frame or not reasoner.one_at_a_time:
+        return [len(steps)]
+    experts = [reasoner.expert_name(step.timestep) for step in steps]
+    return [step for step in range(1, len(steps)) if experts[step] != experts[step - 1]] + [len(steps)]
+
+
+def _trials_worth(sweep: Sweep, chunk: Sequence[Trial], steps: int) -> int:
+    """What so many steps of a chunk are worth in whole trials."""
+    return len(chunk) * steps // len(sweep.schedule)
 
 
 def seconds_of(folder: Path) -> float:
@@ -143,14 +166,25 @@ def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _run_chunk(reasoner: Reasoner, numbered: tuple[int, Sequence[Trial]], sweep: Sweep, folder: Path) -> None:
+def _run_chunk(
+    reasoner: Reasoner, numbered: tuple[int, Sequence[Trial]], sweep: Sweep, folder: Path, until: int
+) -> None:
+    """As far as step `until`: its rows are written when that is the end, else what it has come to is put aside."""
     number, chunk = numbered
-    path, runs, schedule = _chunk_file(folder, number), [trial.run for trial in chunk], sweep.schedule
+    path, aside = _chunk_file(folder, number), _aside_file(folder, number)
+    runs, schedule = [trial.run for trial in chunk], sweep.schedule
+    if until < len(schedule) and aside.exists():
+        return
     if sweep.frame_by_frame:
         trajectory = rollout_runs(reasoner, runs, schedule=schedule)
     else:
-        batch = reasoner.settings.batch
-        trajectory = sample_runs(reasoner, runs, schedule=schedule, recorders=sweep.recorders, batch_size=batch)
+        denoising = _taken_up(reasoner, runs, sweep, aside)
+        while denoising.done < until:
+            denoising.advance()
+        if until < len(schedule):
+            _put_aside(denoising, aside)
+            return
+        trajectory = denoising.trajectory()
     measured = sweep.measure(trajectory)
     rows = [trial.labels | row for trial, rows in zip(chunk, measured, strict=True) for row in rows]
     if sweep.features is not None:
@@ -161,6 +195,25 @@ def _run_chunk(reasoner: Reasoner, numbered: tuple[int, Sequence[Trial]], sweep:
     replace_file(
         path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan").encode()
     )
+    aside.unlink(missing_ok=True)
+
+
+def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, aside: Path) -> Denoising:
+    """The denoising of a chunk, from where it was put aside, if it was."""
+    options = {"recorders": sweep.recorders, "batch_size": reasoner.settings.batch}
+    denoising = Denoising(reasoner, runs, schedule=sweep.schedule, **options)
+    if aside.exists():
+        try:
+            denoising.go_on_from(torch.load(aside, weights_only=True))
+        except Exception as error:  # whatever torch raises on a damaged file becomes one line
+            raise MinicosError(f"{aside} is damaged ({type(error).__name__}): delete it and run again") from error
+    return denoising
+
+
+def _put_aside(denoising: Denoising, aside: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(denoising.put_aside(), buffer)
+    replace_file(aside, buffer.getvalue())
 
 
 def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
@@ -184,6 +237,10 @@ def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
 
 def _chunk_file(folder: Path, number: int) -> Path:
     return folder / "chunks" / f"{number:06d}.csv"
+
+
+def _aside_file(folder: Path, number: int) -> Path:
+    return folder / "chunks" / f"{number:06d}.aside"
 
 
 def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:

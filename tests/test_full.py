@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from minicos import Recorder, get_task, load, sample
 from minicos.errors import MinicosError
 from minicos.full import GPU_GB, HOST_GB, Machine, diagnosis, full_models, machine, merge_lora, obstacles_of
+from minicos.interventions import noise_at_step
+from minicos.runs import Run
+from minicos.sweeps import Sweep, Trial, run_sweep
 
 ENOUGH = Machine(gpu="H100", gpu_gb=80, host_gb=128, disk_gb=500, cuda="13.0", missing=())
 MAZES = [get_task("maze").sample(0, index, size=4) for index in range(3)]
@@ -196,16 +199,26 @@ def test_a_lora_for_an_expert_that_is_not_there(untrained_nano, tmp_path):
 # --- one expert at a time -------------------------------------------------------------------------------------------
 
 
-def test_one_expert_at_a_time_gives_the_same_video_and_moves_each_once(tiny_wan_folder, monkeypatch):
-    reasoner = load(tiny_wan_folder)
-    recorders = [Recorder("block", "cond", blocks=(0, 3)), Recorder("x0_hat")]
-    plain = sample(reasoner, MAZES, recorders=recorders)
+# The text encoder and each expert come once, and go when the next one comes.
+EACH_ONCE = ["text_encoder", "text_encoder", "transformer", "transformer", "transformer_2"]
+
+
+def offloading(reasoner, monkeypatch):
+    """Let the reasoner have one part at a time on its device; gives the list of what is moved from now on."""
     moves = []
     for part in ("transformer", "transformer_2", "text_encoder"):
         module = getattr(reasoner, part)
         monkeypatch.setattr(module, "to", lambda *a, part=part, to=module.to: (moves.append(part), to(*a))[1])
     reasoner.to("cpu", one_at_a_time=True)
     moves.clear()
+    return moves
+
+
+def test_one_expert_at_a_time_gives_the_same_video_and_moves_each_once(tiny_wan_folder, monkeypatch):
+    recorders = [Recorder("block", "cond", blocks=(0, 3)), Recorder("x0_hat")]
+    plain = sample(load(tiny_wan_folder), MAZES, recorders=recorders)
+    reasoner = load(tiny_wan_folder)
+    moves = offloading(reasoner, monkeypatch)
     seen = []
     handle = reasoner.transformer_2.blocks[1].register_forward_hook(lambda *_: seen.append(1))
     offloaded = sample(reasoner, MAZES, recorders=recorders)
@@ -215,8 +228,34 @@ def test_one_expert_at_a_time_gives_the_same_video_and_moves_each_once(tiny_wan_
         for step, value in plain.recorded(site, branch, block).items():
             assert torch.equal(offloaded.recorded(site, branch, block)[step], value)
     assert len(seen) == 2 * 2  # two low-noise steps, two branches: a hook of the user's survives the moves
-    # Each comes once, and goes when the next one comes.
-    assert moves == ["text_encoder", "text_encoder", "transformer", "transformer", "transformer_2"]
+    assert moves == EACH_ONCE
+
+
+def test_the_chunks_of_a_sweep_go_through_each_expert_before_any_goes_on(tiny_wan_folder, monkeypatch, tmp_path):
+    def sweep(reasoner):
+        chunks = [
+            [Trial(Run(puzzle, 0, what), {"puzzle": place}) for what in ((), (noise_at_step(3),))]
+            for place, puzzle in enumerate(MAZES)
+        ]
+        return Sweep("both", reasoner, chunks, reasoner.schedule(), measured, (Recorder("x0_hat"),))
+
+    def measured(trajectory):
+        hats = trajectory.recorded("x0_hat")
+        sums = [latents.sum().item() for latents in trajectory.latents]
+        return [
+            [{"latents": of_latents, **{f"step {step}": hat[place].sum().item() for step, hat in hats.items()}}]
+            for place, of_latents in enumerate(sums)
+        ]
+
+    plain = run_sweep(sweep(load(tiny_wan_folder)), tmp_path / "plain")
+    reasoner, told = load(tiny_wan_folder), []
+    moves = offloading(reasoner, monkeypatch)
+    table = run_sweep(sweep(reasoner), tmp_path / "offloaded", advance=told.append)
+    assert table.equals(plain)
+    assert moves == EACH_ONCE
+    # 2 of 4 steps by the first expert, so one of a chunk's two trials, when it is put aside.
+    assert told == [1] * 6
+    assert [path.suffix for path in sorted((tmp_path / "offloaded" / "chunks").iterdir())] == [".csv"] * 3
 
 
 def test_a_prompt_is_encoded_once(tiny_wan):
@@ -224,8 +263,10 @@ def test_a_prompt_is_encoded_once(tiny_wan):
     handle = tiny_wan.text_encoder.register_forward_hook(lambda module, inputs, output: lengths.append(len(inputs[0])))
     prompts = ["find the path", "turn the shape", "find the path"]
     condition = tiny_wan.condition_on(torch.zeros(3, 3, 1, 32, 32), prompts, 5)
+    again = tiny_wan.condition_on(torch.zeros(2, 3, 1, 32, 32), prompts[1:], 5)
     handle.remove()
-    assert lengths == [2, 1]  # two different prompts, and one negative prompt for all three
+    assert lengths == [1, 1, 1]  # two different prompts, and one negative prompt for all five
+    assert torch.equal(again.text["cond"], condition.text["cond"][1:])
     assert torch.equal(condition.text["cond"][0], condition.text["cond"][2])
     assert not torch.equal(condition.text["cond"][0], condition.text["cond"][1])
     assert condition.text["uncond"].shape == condition.text["cond"].shape

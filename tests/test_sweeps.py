@@ -43,6 +43,8 @@ def counted(function):
 Path.write_bytes = counted(Path.write_bytes)
 files.os.replace = counted(os.replace)
 reasoner = load(model)
+if len(sys.argv) > 4:
+    reasoner.to("cpu", one_at_a_time=True)
 sweeps.run_sweep(test_sweeps.sweep_of(reasoner), folder)
 """
 
@@ -77,8 +79,8 @@ def undisturbed(model, tmp_path_factory) -> bytes:
     return (folder / TABLE_FILE).read_bytes()
 
 
-def run_child(model: Path, folder: Path, kill_at: int = 0) -> int:
-    command = [sys.executable, "-c", CHILD, str(model), str(folder), str(kill_at)]
+def run_child(model: Path, folder: Path, kill_at: int = 0, *one_at_a_time: str) -> int:
+    command = [sys.executable, "-c", CHILD, str(model), str(folder), str(kill_at), *one_at_a_time]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
@@ -95,6 +97,28 @@ def kill_and_resume(model, folder, undisturbed, moments):
 def test_a_killed_sweep_resumes_to_the_same_table(model, undisturbed, tmp_path):
     """Three kills in one sweep; a resumed run writes fewer files, so early moments are sure to come."""
     kill_and_resume(model, tmp_path / "sweep", undisturbed, random.Random(0).sample(range(1, 7), 3))
+
+
+def test_a_sweep_that_is_killed_with_chunks_put_aside_resumes_to_the_same_table(tiny_wan_folder, tmp_path):
+    """Each kill comes later in the sweep: before the first expert is through, and after it, when some are finished."""
+    whole, folder, aside = tmp_path / "whole", tmp_path / "sweep", []
+    assert run_child(tiny_wan_folder, whole) == 0
+    for kill_at in (6, 8, 10):
+        assert run_child(tiny_wan_folder, folder, kill_at, "one at a time") == -signal.SIGKILL
+        aside.append(len(list((folder / "chunks").glob("*.aside"))))
+    assert aside == [1, 4, 5]
+    assert run_child(tiny_wan_folder, folder, 0, "one at a time") == 0
+    assert (folder / TABLE_FILE).read_bytes() == (whole / TABLE_FILE).read_bytes()
+    assert list((folder / "chunks").glob("*.aside")) == []
+
+
+def test_what_was_put_aside_and_is_damaged_is_named(tiny_wan, tmp_path):
+    tiny_wan.to("cpu", one_at_a_time=True)
+    run_sweep(sweep_of(tiny_wan), tmp_path)
+    (tmp_path / "chunks" / "000002.csv").unlink()
+    (tmp_path / "chunks" / "000002.aside").write_bytes(b"no tensors")
+    with pytest.raises(MinicosError, match=r"000002.aside is damaged .*delete it"):
+        run_sweep(sweep_of(tiny_wan), tmp_path)
 
 
 # The same sweep by two processes; the arguments are the model and the folder.
