@@ -13,7 +13,8 @@ from minicos.model import Reasoner
 from minicos.parallel import each, lanes
 from minicos.runs import Batch
 from minicos.sampling import Recorder, extents
-from minicos.sweeps import Sweep
+from minicos.sharing import Sharing
+from minicos.sweeps import Sweep, stages
 from minicos.tasks import Puzzle
 
 TIMED = 2  # passes of a full batch that are timed on every core, after one that is not
@@ -23,8 +24,8 @@ TIMED = 2  # passes of a full batch that are timed on every core, after one that
 class Plan:
     """One sweep. evaluations: passes of one video; unshared: if every run were computed from its first step.
 
-    bytes: of the recorded tensors of its largest chunk, which are in memory at one time. seconds: of the passes alone,
-    measured on a few.
+    bytes: of the recorded tensors of its largest chunk, which are in memory at one time. aside: bytes on disk, when all
+    chunks wait for the second expert; 0 where they need not. seconds: of the passes alone, measured on a few.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Plan:
     evaluations: int
     unshared: int
     bytes: int
+    aside: int
     seconds: float
 
 
@@ -46,9 +48,9 @@ def plan(sweeps: Sequence[Sweep]) -> list[Plan]:
             pace[sweep.reasoner, batch.extent] = seconds_a_pass(sweep.reasoner, run.puzzle)
         runs, evaluations = sum(map(len, sweep.chunks)), sweep.evaluations()
         unshared = evaluations if sweep.frame_by_frame else runs * len(sweep.schedule) * sweep.branches
-        held = max(map(len, sweep.chunks)) * sum(recorded_bytes(sweep, recorder, batch) for recorder in sweep.recorders)
+        held = max(map(len, sweep.chunks)) * recorded_bytes(sweep, batch, len(sweep.schedule))
         seconds = evaluations * pace[sweep.reasoner, batch.extent]
-        found.append(Plan(sweep.name, runs, evaluations, unshared, held, seconds))
+        found.append(Plan(sweep.name, runs, evaluations, unshared, held, aside_bytes(sweep, batch), seconds))
     return found
 
 
@@ -69,9 +71,26 @@ def seconds_a_pass(reasoner: Reasoner, puzzle: Puzzle) -> float:
     return (ends[-1] - ends[at_once - 1]) / (at_once * TIMED) / batch
 
 
-def recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch) -> int:
-    """What a recorder keeps of the one run in `batch`."""
-    steps = sum(recorder.wants(step) for step in sweep.schedule)
+def aside_bytes(sweep: Sweep, batch: Batch) -> int:
+    """What the runs of a sweep, each as large as the one in `batch`, have come to when the second expert takes over:
+    what was recorded; latents and x0_hat of each run that is computed by then.
+    """
+    until, *later = stages(sweep)
+    if not later:
+        return 0
+    sharings = (Sharing(sweep.reasoner, [t.run for t in chunk], sweep.schedule) for chunk in sweep.chunks)
+    tracks = sum(len(tracks) for sharing in sharings for tracks in sharing.batches(until - 1))
+    latents = 4 * sweep.reasoner.latent_channels * math.prod(batch.extent)
+    return tracks * 2 * latents + sum(map(len, sweep.chunks)) * recorded_bytes(sweep, batch, until)
+
+
+def recorded_bytes(sweep: Sweep, batch: Batch, until: int) -> int:
+    """What the recorders keep of the one run in `batch` in the steps before `until`."""
+    return sum(_recorded_bytes(sweep, recorder, batch, until) for recorder in sweep.recorders)
+
+
+def _recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch, until: int) -> int:
+    steps = sum(recorder.wants(step) for step in sweep.schedule[:until])
     transformer = sweep.reasoner.transformer
     if recorder.site == "block":
         width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
@@ -89,7 +108,8 @@ def hours_line(plans: Sequence[tuple[str, list[Plan]]], device: str, workers: in
 
 def plan_table(plans: Sequence[tuple[str, list[Plan]]]) -> str:
     """One line for each sweep and a total, as a table in Markdown."""
-    lines = ["| experiment | sweep | runs | passes | unshared | recorded, MB | minutes |", "|" + " --- |" * 7]
+    head = "| experiment | sweep | runs | passes | unshared | recorded, MB | put aside, MB | minutes |"
+    lines = [head, "|" + " --- |" * 8]
     everything = [one for _, of_experiment in plans for one in of_experiment]
     for experiment, of_experiment in plans:
         lines += [_line(experiment, one) for one in of_experiment]
@@ -100,9 +120,11 @@ def plan_table(plans: Sequence[tuple[str, list[Plan]]]) -> str:
 
 def _total(plans: Sequence[Plan]) -> Plan:
     runs, evaluations, unshared = (sum(getattr(p, what) for p in plans) for what in ("runs", "evaluations", "unshared"))
-    return Plan("total", runs, evaluations, unshared, max(p.bytes for p in plans), sum(p.seconds for p in plans))
+    most, aside = max(p.bytes for p in plans), max(p.aside for p in plans)  # sweeps run one after another
+    return Plan("total", runs, evaluations, unshared, most, aside, sum(p.seconds for p in plans))
 
 
 def _line(experiment: str, one: Plan) -> str:
     counts = f"{one.runs:,} | {one.evaluations:,} | {one.unshared:,}"
-    return f"| {experiment} | {one.name} | {counts} | {one.bytes / 1e6:.1f} | {one.seconds / 60:.1f} |"
+    megabytes = f"{one.bytes / 1e6:.1f} | {one.aside / 1e6:.1f}"
+    return f"| {experiment} | {one.name} | {counts} | {megabytes} | {one.seconds / 60:.1f} |"

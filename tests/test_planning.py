@@ -8,7 +8,8 @@ from minicos import load
 from minicos.experiments import get_experiment
 from minicos.experiments.base import Scale
 from minicos.planning import Plan, hours_line, plan, plan_table
-from minicos.sampling import sample_runs
+from minicos.sampling import Denoising, sample_runs
+from minicos.sweeps import stages
 
 TINY = Scale("quick", 3, 2, 3, quick=True)
 
@@ -49,6 +50,24 @@ def test_a_plan_knows_the_bytes_that_are_held(name, reasoner):
     assert plan([sweep])[0].bytes == held
 
 
+@pytest.mark.parametrize("name", ["perturbation", "chain-of-steps"])
+def test_a_plan_knows_the_bytes_that_are_put_aside(name, tiny_wan):
+    sweep = get_experiment(name).sweeps(tiny_wan.to("cpu", one_at_a_time=True), TINY)[0]
+    until, _ = stages(sweep)
+    put_aside = 0
+    for chunk in sweep.chunks:
+        runs = [trial.run for trial in chunk]
+        denoising = Denoising(tiny_wan, runs, schedule=sweep.schedule, recorders=sweep.recorders)
+        while denoising.done < until:
+            denoising.advance()
+        aside = denoising.put_aside()
+        recorded = [value for values in aside["records"].values() for value in values.values()]
+        put_aside += sum(value.nbytes for value in (aside["latents"], aside["x0_hat"], *recorded))
+    assert plan([sweep])[0].aside == put_aside > 0
+    tiny_wan.to("cpu")
+    assert plan([sweep])[0].aside == 0
+
+
 def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):
     experiments = [get_experiment(name) for name in ("layers", "perturbation")]
     plans = [(experiment.name, plan(experiment.sweeps(reasoner, TINY))) for experiment in experiments]
@@ -62,8 +81,8 @@ def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):
 
 def test_hours_are_those_of_all_passes_shared_by_all_devices():
     plans = [
-        ("a", [Plan("x", 1, 1, 1, 0, 1800.0)]),
-        ("b", [Plan("y", 1, 1, 1, 0, 3600.0), Plan("z", 1, 1, 1, 0, 1800.0)]),
+        ("a", [Plan("x", 1, 1, 1, 0, 0, 1800.0)]),
+        ("b", [Plan("y", 1, 1, 1, 0, 0, 3600.0), Plan("z", 1, 1, 1, 0, 0, 1800.0)]),
     ]
     assert hours_line(plans, "cuda", 1).startswith("2 GPU-hours")
     assert "; 0.25 hours on 8 devices" in hours_line(plans, "cuda", 8)
