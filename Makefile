@@ -33,7 +33,8 @@ slides: $(STAMP) ## Run the lecture and write its slides to out/lecture.html
 	$(BIN)/minicos slides
 
 test: $(STAMP) ## Run the test suite
-	$(BIN)/python -m pytest -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak and not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not soak"
 
 soak: $(STAMP) ## Run the long tests too
 	$(BIN)/python -m pytest -m "soak or not soak" --timeout 3600

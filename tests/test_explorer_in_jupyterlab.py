@@ -12,7 +12,7 @@ from minicos.explorer import Explorer
 from minicos.panel import NAMES
 from minicos.views import chosen_html, done_words, energy_range, frame_html, map_html, verdict
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 CELL = "import minicos\n\nminicos.explore('nano', task='maze', size=5, index=3)"
 PUZZLE = {"task": "maze", "size": 5, "index": 3}
 KERNEL = {"name": "python3", "display_name": "Python 3"}  # without it JupyterLab asks which, and waits

@@ -26,7 +26,7 @@ from minicos.grading import ASSIGNMENTS, cell_of, checks_of, course
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 from minicos.grading.pictures import HEAD, add_pictures
 
-pytestmark = pytest.mark.timeout(900)  # a class is graded in one fixture
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]  # a class is graded in one fixture
 ROOT = Path(__file__).parents[1]
 NAME = "a1_denoiser"
 ANSWERS = dict(zip(ASSIGNMENTS, (answers_a1, answers_a2, answers_a3, answers_a4), strict=True))

@@ -9,7 +9,7 @@ import pytest
 
 from minicos.grading import checks_of
 
-pytestmark = pytest.mark.timeout(600)  # Validate runs the whole notebook
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]  # Validate runs the whole notebook
 ROOT = Path(__file__).parents[1]
 NAME = "a1_denoiser"  # the quickest
 FAILED = "The following cell failed:"

@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "lessons").glob("*.ipynb"))
 LESSONS = NOTEBOOKS[:-1]  # the last is the lecture, which test_slides runs
+pytestmark = pytest.mark.alone
 SECONDS = 90  # that a lesson may take, from top to bottom
 
 

@@ -13,6 +13,7 @@ import pytest
 from minicos.errors import MinicosError
 from minicos.slides import make_slides, slide_type
 
+pytestmark = pytest.mark.alone
 LECTURE = Path(__file__).parents[1] / "lessons" / "lecture.ipynb"
 # In the order of the lesson plan's outline.
 TITLES = (
