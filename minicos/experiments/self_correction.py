@@ -25,7 +25,7 @@ from minicos.tasks import Puzzle, task_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TASKS = ("maze", "rotation-open")
+TASKS = ("maze", "rotation-open", "bounce")
 STEPS = 6
 SHARE = 0.25  # of the tokens that are broken
 CORRECTED, TOGETHER = 0.10, 0.50
@@ -80,7 +80,8 @@ class SelfCorrection(Experiment):
 
         figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=150)
         left, right = figure.subplots(1, 2)
-        for offset, (task, colour, mark) in enumerate(zip(TASKS, ("#0072B2", "#E69F00"), "os", strict=True)):
+        colours = ("#0072B2", "#E69F00", "#000000")
+        for offset, (task, colour, mark) in enumerate(zip(TASKS, colours, "os^", strict=True)):
             of_task = summary[summary["task"] == task]
             flips = of_task[of_task["step"] < 0]
             if flips.empty:
