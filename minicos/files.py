@@ -19,8 +19,14 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """A kill leaves the old file or the new one, never a part."""
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """A kill leaves the old file or the new one, never a part. Raises MinicosError where there is no room for it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise MinicosError(
+            f"cannot write {path} ({error.strerror}): see to it and run again; what was written before stays"
+        ) from None

@@ -204,16 +204,17 @@ def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, aside: Path) ->
     denoising = Denoising(reasoner, runs, schedule=sweep.schedule, **options)
     if aside.exists():
         try:
-            denoising.go_on_from(torch.load(aside, weights_only=True))
+            done = torch.load(aside, weights_only=True)
         except Exception as error:  # whatever torch raises on a damaged file becomes one line
             raise MinicosError(f"{aside} is damaged ({type(error).__name__}): delete it and run again") from error
+        denoising.go_on_from(done)
     return denoising
 
 
 def _put_aside(denoising: Denoising, aside: Path) -> None:
     buffer = io.BytesIO()
     torch.save(denoising.put_aside(), buffer)
-    replace_file(aside, buffer.getvalue())
+    replace_file(aside, buffer.getbuffer())  # no second copy: it may be gigabytes
 
 
 def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:

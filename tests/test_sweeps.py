@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from minicos import load
 from minicos.errors import MinicosError
+from minicos.files import replace_file
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
-from minicos.sampling import rollout
+from minicos.sampling import Denoising, rollout
 from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep, seconds_of, share_of
 from minicos.tasks import get_task
 
@@ -119,6 +122,33 @@ def test_what_was_put_aside_and_is_damaged_is_named(tiny_wan, tmp_path):
     (tmp_path / "chunks" / "000002.aside").write_bytes(b"no tensors")
     with pytest.raises(MinicosError, match=r"000002.aside is damaged .*delete it"):
         run_sweep(sweep_of(tiny_wan), tmp_path)
+
+
+def test_what_was_put_aside_and_finds_no_room_on_the_device_is_not_called_damaged(tiny_wan, tmp_path, monkeypatch):
+    """Nobody may be told to delete hours of work because a GPU is full."""
+
+    def full(self, aside):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    tiny_wan.to("cpu", one_at_a_time=True)
+    monkeypatch.setattr(Denoising, "go_on_from", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_sweep(sweep_of(tiny_wan), tmp_path)
+    assert len(list((tmp_path / "chunks").glob("*.aside"))) == CHUNKS
+
+
+def test_a_file_that_finds_no_room_is_one_line_and_the_old_one_stays(tmp_path):
+    path = tmp_path / "chunk"
+    replace_file(path, b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as good as a full disk
+    try:
+        with pytest.raises(MinicosError, match=r"cannot write .*chunk \(File too large\): .*run again") as caught:
+            replace_file(path, bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("chunk", b"old")]
 
 
 # The same sweep by two processes; the arguments are the model and the folder.

@@ -39,6 +39,14 @@ def test_the_same_seed_and_index_give_the_same_bytes_in_another_process():
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_no_two_puzzles_have_the_same_key(name):
+    task = get_task(name)
+    asked = [(seed, index, size) for seed in range(2) for index in range(2) for size in (None, *task.sizes)]
+    keys = {task.sample(seed, index, size=size).key for seed, index, size in asked}
+    assert len(keys) == len(asked)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_seed_and_index_both_matter(name):
     task = get_task(name)
     keys = {task.render(task.sample(s, i), 5).tobytes() for s in range(5) for i in range(20)}

@@ -181,6 +181,10 @@ class Task(ABC):
         """Whether there are enough structures of this size to hold some out."""
         return True
 
+    def _key(self, seed: int, index: int, size: int | None, split: Split) -> str:
+        """What a sampled puzzle is called, and drawn from."""
+        return f"{self.name}/{'any' if size is None else size}/{split}/{seed}/{index}"
+
     def _checked(self, size: int | None, split: str, rng: Random) -> int:
         if split not in SPLITS:
             raise MinicosError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}")

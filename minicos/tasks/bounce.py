@@ -98,7 +98,7 @@ class BounceTask(Task):
         come to in another direction, and one that it meets in neither. What splits is the bars with the route, with
         each of the two.
         """
-        key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
+        key = self._key(seed, index, size, split)
         rng = puzzle_rng(key)
         size = self._checked(size, split, rng)
         while True:

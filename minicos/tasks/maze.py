@@ -109,7 +109,7 @@ class MazeTask(Task):
 
     def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> MazePuzzle:
         """Walls by one of three spanning-tree algorithms, start anywhere, goal at least size - 1 moves away."""
-        key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
+        key = self._key(seed, index, size, split)
         rng = puzzle_rng(key)
         size = self._checked(size, split, rng)
         while True:

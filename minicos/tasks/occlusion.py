@@ -91,7 +91,7 @@ class OcclusionTask(Task):
 
     def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> OcclusionPuzzle:
         """Lanes, starts, colours, screen and direction at random. What splits is how the cells move, not the screen."""
-        key = f"{self.name}/{size if size is not None else 'any'}/{split}/{seed}/{index}"
+        key = self._key(seed, index, size, split)
         rng = puzzle_rng(key)
         size = self._checked(size, split, rng)
         while True:

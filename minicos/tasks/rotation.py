@@ -85,7 +85,7 @@ class RotationTask(Task):
 
     def sample(self, seed: int, index: int, *, size: int | None = None, split: Split = "train") -> RotationPuzzle:
         """A shape of 4 to 7 cells. What splits is the shape that turns, with the places of its colours."""
-        key = f"{self.name}/{size or 'any'}/{split}/{seed}/{index}"
+        key = self._key(seed, index, size, split)
         rng = puzzle_rng(key)
         size = self._checked(size, split, rng)
         while split_of(shape_structure(shape := random_shape(pick(SHAPE_CELLS, rng), rng))) != split:
