@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from minicos.errors import MinicosError
-from minicos.grading import ASSIGNMENTS, cell_of, checks_of, course
+from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, course, landlock
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 from minicos.grading.pictures import HEAD, add_pictures
 
@@ -256,6 +256,14 @@ CHEATS = {
     "exits": "import sys\ndef interpolate(*a): sys.exit(0)",
     "writes without end": "def interpolate(*a):\n    while True: print('x' * 10**7)",
     "fills the memory": "def interpolate(*a):\n    full = []\n    while True: full.append(torch.zeros(10**9))",
+    "kills its group": "import os\nos.kill(0, 9)",
+    "forges what comes out": (
+        "import gc, os\nfor o in gc.get_objects():\n    if str(getattr(o, 'name', '')).endswith('result.json'):\n"
+        '        o.write(\'{"error": [], "failures": 5}\'); o.flush()\nos._exit(0)'
+    ),
+    "an error of many lines": (
+        "class Error(Exception): pass\nError.__name__ = 'a\\nb'\ndef interpolate(*a): raise Error('c\\nd')"
+    ),
     "no tensor": "def interpolate(*a): return 'the right answer'",
     "the inputs": "def interpolate(x0, noise, sigma): return noise",
 }
@@ -270,14 +278,100 @@ def test_cheats_earn_nothing_and_are_told_so_in_one_line(source, monkeypatch):
     assert "\n" not in verdict.message
 
 
-def test_attention_is_not_handed_to_torch():
-    for call in (
-        "torch.nn.functional.scaled_dot_product_attention",
-        "torch.ops.aten.scaled_dot_product_attention",
-        "torch._C._nn.scaled_dot_product_attention",
-    ):
-        verdict = verify(checks_of(NAME)["attention"], [f"def attention(q, k, v): return {call}(q, k, v)"])
-        assert "not allowed here" in verdict.message
+SOLUTION = ROOT / "solutions" / NAME / f"{NAME}.ipynb"
+TAKE = "\nimport json\nexec(next(''.join(c['source']) for c in json.loads(text)['cells'] if c['id'] == 'interpolate'))"
+# What student code can do to the interpreter that it shares with our hook.
+BREAKOUTS = {
+    "changes the hook": (
+        "import sys\narena = sys.modules['__main__']\narena.REFUSED = ()\narena.isinstance = lambda *a: False\n"
+        "sys.meta_path = [f for f in sys.meta_path if f.__class__.__module__ != '__main__']\n"
+        "for name in [n for n in sys.modules if n.startswith('minicos')]: del sys.modules[name]\n"
+        "from minicos.flow import interpolate"
+    ),
+    "lies about the path": (
+        "import os, sys\nos.path.realpath = lambda p, **k: sys.prefix + '/x'\n"
+        f"text = open({str(SOLUTION)!r}).read(){TAKE}"
+    ),
+    "reads by another library": (
+        f"import os\npath = {str(SOLUTION)!r}\nraw = torch.from_file(path, size={SOLUTION.stat().st_size}, "
+        f"dtype=torch.uint8)\ntext = bytes(raw.tolist()).decode(){TAKE}"
+    ),
+    "another process": (
+        "import os\nfrom multiprocessing.util import spawnv_passfds\nends, begins = os.pipe()\n"
+        f"spawnv_passfds(b'/bin/cat', [b'cat', {str(SOLUTION).encode()!r}], [0, begins, 2])\n"
+        f"text = os.read(ends, 1 << 20){TAKE}"
+    ),
+}
+
+
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("source", BREAKOUTS.values(), ids=BREAKOUTS)
+def test_the_kernel_holds_what_the_interpreter_cannot(source):
+    verdict = verify(checks_of(NAME)["interpolate"], [source])
+    assert not verdict.passed
+    assert "\n" not in verdict.message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "torch.nn.functional.scaled_dot_product_attention(q, k, v)",
+        "torch.ops.aten.scaled_dot_product_attention(q, k, v)",
+        "torch._C._nn.scaled_dot_product_attention(q, k, v)",
+        "torch._scaled_dot_product_attention_math(q, k, v)[0]",
+        "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0]",
+    ],
+)
+def test_attention_is_not_handed_to_torch(call):
+    verdict = verify(checks_of(NAME)["attention"], [f"def attention(q, k, v): return {call}"])
+    assert "not allowed here" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "source"),
+    [
+        (
+            "a3_layers",
+            "ridge_scores",
+            "from sklearn.linear_model import Ridge\n"
+            "def ridge_scores(a, y, b, penalty): return Ridge(alpha=penalty).fit(a, y).predict(b)",
+        ),
+        (
+            "a3_layers",
+            "folds_of",
+            "def folds_of(groups, folds):\n    import sklearn.model_selection as m\n"
+            "    return [n for n, _ in enumerate(m.GroupKFold(folds).split(groups, groups=groups))]",
+        ),
+        (
+            "a2_frames_or_steps",
+            "wilson",
+            "import scipy.stats\ndef wilson(right, n):\n"
+            "    return list(scipy.stats.binomtest(int(right), int(n)).proportion_ci(method='wilson'))",
+        ),
+    ],
+)
+def test_the_work_is_not_handed_to_other_libraries(name, check, source):
+    message = verify(checks_of(name)[check], [source]).message
+    assert "write this part yourself" in message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("groups[:] = torch.arange(len(groups)) % folds; return groups", "more than one fold"),
+        ("return torch.arange(len(groups)) % folds\nmax = lambda *a: 1", "more than one fold"),
+        ("return torch.unique(groups, return_inverse=True)[1] % folds + 1", "counted from 0"),
+        ("return torch.unique(groups, return_inverse=True)[1] % folds // 2", "more groups than others"),
+        ("return (torch.unique(groups, return_inverse=True)[1] % folds)[:, None]", "a fold for every row"),
+    ],
+)
+def test_folds_are_judged_where_the_student_cannot_reach(body, message):
+    assert message in verify(checks_of("a3_layers")["folds_of"], [f"def folds_of(groups, folds): {body}"]).message
+
+
+def test_a_cell_that_was_interrupted_does_not_stand_in_the_way():
+    cells = ["while True: pass", "def target_velocity(x0, noise): return noise - x0"]
+    assert verify(checks_of(NAME)["target_velocity"], cells, cell_seconds=1.0) == Verdict(True)
 
 
 def test_cells_that_never_end_are_not_run_for_every_check():
@@ -294,6 +388,9 @@ def test_the_message_says_which_cell_broke_off():
         "interpolate is not defined; a cell broke off with ZeroDivisionError: division by zero (line 2 of your cell)"
     )
     assert verify(check, []).message == "interpolate is not defined: run its cell first"
+    elsewhere = verify(check, ["def interpolate(*a) pass", "video = 1 / 0"])
+    assert "SyntaxError" in elsewhere.message, "not how the cell after it broke off"
+    assert "is `return` missing?" in verify(check, ["def interpolate(*a): pass"]).message
     wrong_shape = verify(check, ["def interpolate(x0, noise, sigma): return x0[:, :1]"])
     assert "expected the shape (3, 2, 4, 5, 6), got (3, 1, 4, 5, 6)" in wrong_shape.message
 
@@ -301,11 +398,34 @@ def test_the_message_says_which_cell_broke_off():
 def test_a_magic_line_does_no_harm():
     cell = "%matplotlib inline\ndef target_velocity(x0, noise): return noise - x0"
     assert verify(checks_of(NAME)["target_velocity"], [cell]).passed
+    no_magic = "def target_velocity(x0, noise):\n    return (noise - x0) * (\n        4\n        % 3\n    )"
+    assert verify(checks_of(NAME)["target_velocity"], [no_magic]).passed
 
 
 WRONG = answers_a1.WRONG["signs and axes"]
 
 # --- through nbgrader -------------------------------------------------------------------------------------------------
+
+
+COURSE = f"""
+import hashlib, json, os, pathlib, sqlite3, psutil
+if {VERDICTS_VARIABLE!r} in os.environ:
+    course = pathlib.Path(os.environ[{VERDICTS_VARIABLE!r}]).parent
+"""
+BRIBE = f"""{COURSE}
+    book = sqlite3.connect(course / "gradebook.db", timeout=30)
+    book.execute("update grade set extra_credit = 92, manual_score = 4, needs_manual_grade = 0")
+    book.commit()
+"""
+FORGERY = f"""{COURSE}
+    own = course / "submitted" / "forged" / {NAME!r} / "{NAME}.ipynb"
+    result = {{"student": "forged", "points": 92, "most": 92, "problem": "", "messages": {{}}}}
+    result["sha256"] = hashlib.sha256(own.read_bytes()).hexdigest()
+    try:
+        (course / "results" / {NAME!r} / "forged.json").write_text(json.dumps(result))
+    finally:
+        psutil.Process().parent().kill()
+"""
 
 
 def submissions() -> dict[str, object]:
@@ -324,9 +444,14 @@ def submissions() -> dict[str, object]:
     ended.cells.insert(3, nbformat.v4.new_code_cell("import os\nos._exit(1)"))
     endless = notebook(NAME)
     endless.cells.insert(3, nbformat.v4.new_code_cell("while True: pass"))
+    if landlock.version():
+        found["bribed"] = notebook(NAME, "assignments")
+        found["bribed"].cells.insert(1, nbformat.v4.new_code_cell(BRIBE))
+    forged = notebook(NAME, "assignments")
+    forged.cells.insert(1, nbformat.v4.new_code_cell(FORGERY))
     return found | {
         "edited": edited, "untested": without_test, "patched": patched, "ended": ended, "endless": endless,
-        "broken": "{",
+        "broken": "{", "forged": forged,
     }  # fmt: skip
 
 
@@ -363,7 +488,7 @@ def test_everyone_gets_what_is_theirs(graded):
     assert points["solution"] == most
     assert points["wrong"] == most - lost
     assert points["untested"] == most, "a deleted test cell takes no points away"
-    for student in ("release", "edited", "patched", "endless", "broken"):
+    for student in {"release", "edited", "patched", "endless", "broken", "forged", "bribed"} & set(points):
         assert points[student] == 0, student
     assert not results["solution"].problem
     assert "no notebook" in results["broken"].problem

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from minicos.errors import MinicosError
-from minicos.grading.checks import Check, cells_of_session, verify
+from minicos.grading.checks import CELL_SECONDS, Check, cells_of_session, verify
 
 ASSIGNMENTS = ("a1_denoiser", "a2_frames_or_steps", "a3_layers", "a4_ensemble")
 VERDICTS_VARIABLE = "MINICOS_VERDICTS"  # while nbgrader runs a submission: the file that says how it was judged
@@ -35,5 +35,5 @@ def check(assignment: str, name: str) -> None:
     if told:
         message = json.loads(Path(told).read_text())[name]
     else:
-        message = verify(checks_of(assignment)[name], cells_of_session()).message
+        message = verify(checks_of(assignment)[name], cells_of_session(), cell_seconds=CELL_SECONDS).message
     assert not message, message

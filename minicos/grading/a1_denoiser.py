@@ -21,6 +21,12 @@ ATTENTION = (
     "torch.ops.aten.scaled_dot_product_attention",
     "torch.nn.functional.multi_head_attention_forward",
     "torch.nn.MultiheadAttention",
+    *(
+        f"{place}.{name}"
+        for place in ("torch", "torch.ops.aten")
+        for name in dir(torch)
+        if "attention" in name and callable(getattr(torch, name))
+    ),
 )
 
 
@@ -308,7 +314,7 @@ CHECKS = (
         grids,
         angles,
         driver=(
-            "result = rope_angles(frames, rows, columns, head_dim)\n"
+            "result = torch.as_tensor(rope_angles(frames, rows, columns, head_dim))\n"
             "result = torch.atan2(torch.sin(result), torch.cos(result))"
         ),
     ),

@@ -107,8 +107,18 @@ def noised_step(latents: Tensor, noise: Tensor, step: int, chosen: int) -> Tenso
     return noise if step == chosen else latents
 
 
-def noised_frame(latents: Tensor, noise: Tensor, chosen: int) -> Tensor:
-    return noised(latents, noise, 0, [0], [chosen])
+def noised_frame(latents: Tensor, noise: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
+    """The result, and what the latents have to be afterwards."""
+    return noised(latents, noise, 0, [0], [chosen]), latents
+
+
+def noised_in_place(latents: Tensor, noise: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
+    result, _ = noised_frame(latents, noise, chosen)
+    return result, result
+
+
+def noised_batch(latents: Tensor, noise: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
+    return torch.cat([noise[:chosen], latents[chosen:]]), latents
 
 
 # --- runs against runs ----------------------------------------------------------------------------------------------
@@ -200,7 +210,11 @@ CHECKS = (
         6,
         frames_to_noise,
         noised_frame,
-        {"that is the wrong axis": lambda latents, noise, chosen: torch.cat([noise[:chosen], latents[chosen:]])},
+        {
+            "that is the wrong axis": noised_batch,
+            "the latents that were given must stay as they were: work on a copy": noised_in_place,
+        },
+        driver="result = [noise_at_frame(latents, noise, chosen), latents]",
     ),
     Check(
         "noise_at",
@@ -246,5 +260,6 @@ CHECKS = (
         counts,
         wilson,
         {"at 0 of n this interval has no width: that is the plain one, not Wilson's": plain_interval},
+        forbidden=("scipy.stats.binomtest",),
     ),
 )

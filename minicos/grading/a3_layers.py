@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from minicos import measures
@@ -31,27 +33,27 @@ def energy(hidden: Tensor) -> Tensor:
 
 
 def groups_of_rows(generator: Generator) -> list[Inputs]:
-    """Groups of 6 rows each, in random order."""
+    """Groups of 6 rows each, in random order. Their numbers have gaps, and the same rest modulo the folds."""
     found = []
     for count, folds in ((10, 5), (9, 3)):
-        groups = 7 + 3 * torch.arange(count).repeat_interleave(6)
+        numbers = (15 * torch.randint(1, 4, (count,), generator=generator)).cumsum(0) - 100
+        groups = numbers.repeat_interleave(6)
         found.append({"groups": groups[torch.randperm(len(groups), generator=generator)], "folds": folds})
     return found
 
 
-def what_folds_are(groups: Tensor, folds: int) -> Tensor:
-    """How many folds there are, how many a group lies in at most, and the rows of the largest and smallest."""
-    rows = len(groups) / folds
-    return torch.tensor([folds, 1, rows, rows])
-
-
-LOOK_AT_FOLDS = """
-fold = torch.as_tensor(folds_of(groups, folds)).long()
-sizes = torch.tensor([(fold == value).sum() for value in fold.unique()]).double()
-split = max(len(fold[groups == group].unique()) for group in groups.unique())
-in_range = fold.shape == groups.shape and int(fold.min()) >= 0 and int(fold.max()) < folds
-result = [len(sizes) if in_range else -1, split, sizes.max(), sizes.min()]
-"""
+def wrong_folds(inputs: Inputs, found: list[NDArray]) -> str:
+    groups, folds = inputs["groups"].numpy(), inputs["folds"]
+    if len(found) != 1 or found[0].shape != groups.shape:
+        return f"expected the number of a fold for every row, the shape {groups.shape}"
+    fold, wanted = found[0], set(range(folds))
+    if not set(fold.tolist()) <= wanted:
+        return "there are other numbers than those of the folds, which are counted from 0"
+    if any(len(np.unique(fold[groups == group])) > 1 for group in np.unique(groups)):
+        return "a group lies in more than one fold: what is learned of it in one is known in the other"
+    if any((fold == number).sum() != len(groups) / folds for number in wanted):
+        return "some folds have more groups than others"
+    return ""
 
 
 def to_fit(generator: Generator) -> list[Inputs]:
@@ -102,7 +104,8 @@ def trained_inside(features: Tensor, labels: Tensor, fold: Tensor, penalty: floa
 def read_and_baselines(generator: Generator) -> list[Inputs]:
     read = torch.rand(12, generator=generator).double()
     others = torch.rand(3, 12, generator=generator).double() * torch.tensor([[0.5], [0.9], [0.7]])
-    return [{"read": read, "baselines": others}, {"read": read, "baselines": others.flip(0)}]
+    others[0, 0] = 1  # the largest value is not in the best row
+    return [{"read": read, "baselines": others}, {"read": read, "baselines": others.roll(1, 0)}]
 
 
 def over_the_best(read: Tensor, baselines: Tensor) -> Tensor:
@@ -171,9 +174,7 @@ CHECKS = (
         "folds_of",
         10,
         groups_of_rows,
-        what_folds_are,
-        {},
-        driver=LOOK_AT_FOLDS,
+        judge=wrong_folds,
     ),
     Check(
         "ridge_scores",

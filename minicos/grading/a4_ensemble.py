@@ -36,6 +36,7 @@ def unit_average(noise: Tensor) -> Tensor:
 
 def ballots(generator: Generator) -> list[Inputs]:
     fixed = ([4, 7, 7], [7, 4, 4], [5, 6, 8], [-1, 3, 9], [-1, -1, 2], [-1, -1, -1], [2, 9, 9, 2, 5], [-1, -1, 8, 8])
+    fixed += ([9, 2, 2, 9, 5], [8, 6, 5])  # the first is not the smallest
     drawn = torch.randint(-1, 3, (4, 5), generator=generator).tolist()
     return [{"answers": answers} for answers in (*map(list, fixed), *drawn)]
 

@@ -1,9 +1,9 @@
 """A process in which a student's code is run: it has inputs and no references, and nobody to hand the work to.
 
 Run as `python -I arena.py JOB`. JOB holds job.json {"cells", "given", "driver", "cases",
-"forbidden", "seconds", "off_limits"} and
+"forbidden", "seconds", "cell_seconds", "off_limits"} and
 inputs.npz; what comes out is written to result.npz and result.json, which the caller has opened for it. This file
-imports nothing of minicos, so no reference is ever in this process.
+imports nothing of minicos but `landlock`, which knows nothing of it, so no reference is ever in this process.
 
 Cells that fail are passed over: a student's notebook also holds experiments, which need minicos. `minicos` itself can
 be imported, so that a cell that only mentions it goes on, but nothing can be taken from it. Once they are through, the
@@ -18,18 +18,22 @@ import importlib
 import io
 import json
 import os
+import signal
 import sys
 import traceback
 import types
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import torch
 
-HIDDEN = ("minicos", "diffusers", "transformers", "accelerate", "peft", "lightning", "nbgrader")
+HIDDEN = ("minicos", "diffusers", "transformers", "accelerate", "peft", "lightning", "nbgrader", "sklearn")
 # What student code may not cause: other processes, the network, libraries that can do either.
 REFUSED = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "socket.", "ctypes.")
 MEMORY = 8 << 30
+FILE = 64 << 20
 
 
 class Hidden(types.ModuleType):
@@ -41,10 +45,21 @@ class Hidden(types.ModuleType):
         raise ImportError(f"{self.__name__} is not there while your code is checked: write this part yourself")
 
 
+class Refusal:
+    """A finder of modules that says so where part of a hidden library is asked for."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        library = name.split(".")[0]
+        if library in HIDDEN:
+            raise ImportError(f"{library} is not there while your code is checked: write this part yourself")
+
+
 def hide() -> None:
     for name in HIDDEN:
         sys.modules[name] = Hidden(name)
         sys.modules[name].__path__ = []
+    sys.meta_path.insert(0, Refusal)
 
 
 def forbid(path: str) -> None:
@@ -54,16 +69,25 @@ def forbid(path: str) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ImportError(f"{path} is not allowed here: write this part yourself")
 
-    owner: object = importlib.import_module("torch")
-    for part in module.split(".")[1:]:
+    library, *parts = module.split(".")
+    owner: object = importlib.import_module(library)
+    for part in parts:
         owner = getattr(owner, part)
     setattr(owner, name, refuse)
 
 
 def guard(off_limits: list[str]) -> None:
-    """From here on: files of the installed libraries can be read, and nothing else. Cannot be taken back."""
+    """From here on: files of the installed libraries can be read, and nothing else. Cannot be taken back.
+
+    The kernel holds it where it has Landlock. The hook says it in a line that a student understands; by itself it
+    stops what is honest, since student code runs in the same interpreter.
+    """
     roots = [os.path.realpath(p) for p in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)}]
     closed = [os.path.realpath(path) for path in off_limits]
+    landlock = spec_from_file_location("landlock", Path(__file__).with_name("landlock.py"))
+    module = module_from_spec(landlock)
+    landlock.loader.exec_module(module)
+    module.read_only([*roots, "/lib", "/lib64", "/usr/lib", "/usr/lib64"], closed)
 
     def watch(event: str, arguments: tuple) -> None:
         if event.startswith(REFUSED):
@@ -79,25 +103,56 @@ def guard(off_limits: list[str]) -> None:
 
 
 def limit() -> None:
-    """Memory, where the system can limit it."""
+    """Memory and what is written, where the system can limit them."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, FILE))
 
 
-def run_cells(cells: list[str]) -> tuple[dict, list[str]]:
-    """The names that all cells leave behind, and how those that failed did."""
+def run_cells(cells: list[str], seconds: float | None) -> tuple[dict, dict[int, str]]:
+    """The names that all cells leave behind, and by their numbers how those that failed did.
+
+    seconds: after which a cell is passed over, None for never.
+    """
     names: dict = {"__name__": "__main__", "torch": torch, "np": np}
-    failures = []
-    for source in cells:
-        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+    failures = {}
+    for number, source in enumerate(cells):
         try:
-            exec(compile(plain, "<your cell>", "exec"), names)
+            with patience(seconds):
+                exec(compiled(source), names)
         except BaseException as error:  # SystemExit, too
-            failures.append(told(error))
+            failures[number] = told(error)
     return names, failures
+
+
+def compiled(source: str) -> types.CodeType:
+    """A cell; where it is no Python, without the lines that only a notebook understands."""
+    try:
+        return compile(source, "<your cell>", "exec")
+    except SyntaxError:
+        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+        return compile(plain, "<your cell>", "exec")
+
+
+@contextlib.contextmanager
+def patience(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer, where the system has such a clock."""
+    if seconds is None or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError(f"passed over after {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def told(error: BaseException) -> str:
@@ -110,6 +165,8 @@ def told(error: BaseException) -> str:
 
 def as_arrays(result: object) -> list[np.ndarray]:
     """Tensors, arrays, numbers, and sequences of them, as a flat list of arrays; a sequence of numbers is one array."""
+    if result is None:
+        raise TypeError("nothing was returned: is `return` missing?")
     if isinstance(result, (list, tuple)) and all(np.ndim(part) == 0 for part in result):
         return [np.array([float(part) for part in result])]
     if isinstance(result, (list, tuple)):
@@ -139,7 +196,7 @@ def main(folder: Path) -> None:
     given, driver = (compile(job[part], "<check>", "exec") for part in ("given", "driver"))
     faulthandler.dump_traceback_later(job["seconds"], exit=True)
     guard(job["off_limits"])
-    names, failures = run_cells(job["cells"])
+    names, failures = run_cells(job["cells"], job["cell_seconds"])
     ran.write(b"1")
     ran.close()
     exec(given, names)

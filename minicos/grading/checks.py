@@ -10,7 +10,9 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -29,6 +32,8 @@ from minicos.errors import MinicosError
 
 SEED_VARIABLE = "MINICOS_GRADER_SEED"
 SECONDS = 10.0  # of the student's code in one check
+CELL_SECONDS = 2.0  # of each cell that was run in a session: it remembers those that were interrupted, too
+LARGEST = 64 << 20  # bytes of a result
 STARTING = 60.0  # what Python and torch may take to start, on a machine that does other work too
 ARENA = Path(__file__).with_name("arena.py")
 
@@ -40,21 +45,23 @@ class Check:
     """One autograded exercise.
 
     name: of what the student writes, and of the cell that is graded. cases: from a generator, inputs by name.
-    reference: the right result for such inputs, a tensor or a tuple of them. driver: Python that makes `result` from
+    reference: the right result for such inputs, a tensor or a tuple of them. judge: in its place where many results are
+    right, says what is wrong with one (inputs, arrays), "" if nothing. driver: Python that makes `result` from
     the student's names and the inputs; a call with all inputs in order if not given. slips: a hint, and the result
     that calls for it. given: right versions of what earlier exercises ask for, put in the place of the student's, so
-    that a slip costs its own points only. forbidden: functions of torch that would do the exercise. tolerance:
+    that a slip costs its own points only. forbidden: functions of libraries that would do the exercise. tolerance:
     absolute, relative to the largest value of the reference where that is above 1.
     """
 
     name: str
     points: float
     cases: Callable[[Generator], Sequence[Inputs]]
-    reference: Callable[..., Tensor | tuple[Tensor, ...]]
+    reference: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
     slips: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = field(default_factory=dict)
     driver: str = ""
     given: tuple[Callable, ...] = ()
     forbidden: tuple[str, ...] = ()
+    judge: Callable[[Inputs, list[NDArray]], str] | None = None
     tolerance: float = 1e-4
 
 
@@ -75,11 +82,11 @@ def _given(check: Check) -> str:
     return "\n".join(["import torch", "import torch.nn.functional as F", *functions]) if functions else ""
 
 
-def verify(check: Check, cells: Sequence[str], seed: int | None = None) -> Verdict:
+def verify(check: Check, cells: Sequence[str], seed: int | None = None, cell_seconds: float | None = None) -> Verdict:
     """Run a student's cells and judge what they define.
 
     seed: of the inputs; from the environment of the grader (MINICOS_GRADER_SEED), else fresh, when None. It reaches
-    neither the student's code nor its process.
+    neither the student's code nor its process. cell_seconds: after which a cell is passed over, None for never.
     """
     if seed is None:
         given = os.environ.get(SEED_VARIABLE)
@@ -87,30 +94,42 @@ def verify(check: Check, cells: Sequence[str], seed: int | None = None) -> Verdi
     cases = check.cases(Generator().manual_seed(seed))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_job(folder, check, cases, cells)
+        _write_job(folder, check, cases, cells, cell_seconds)
         ended = _run(folder)
         if ended:
             return Verdict(False, f"{check.name}: {ended}", stuck=not (folder / "ran").stat().st_size)
         try:
-            words = json.loads((folder / "result.json").read_text())
-            with np.load(folder / "result.npz", allow_pickle=False) as file:
-                found = {key: file[key] for key in file.files}
+            error, failures, found = _read_result(folder)
         except Exception:  # the student's process wrote them: anything can be in them
             return Verdict(False, f"{check.name}: your code ended the process before it returned anything")
-    if words["error"]:
-        return Verdict(False, _explained(check, words))
+    if error:
+        return Verdict(False, _explained(check, cells, error, failures))
     for number, inputs in enumerate(cases):
-        wrong = _compare(check, inputs, [found[k] for k in sorted(found, key=_place) if _place(k)[0] == number])
+        wrong = _compare(check, inputs, [found[place] for place in sorted(found) if place[0] == number])
         if wrong:
             return Verdict(False, f"{check.name}: {wrong}")
     return Verdict(True)
 
 
-def _place(key: str) -> tuple[int, ...]:
-    return tuple(map(int, key.split("/")))
+def _read_result(folder: Path) -> tuple[str, dict[int, str], dict[tuple[int, ...], NDArray]]:
+    """What was raised, how cells failed by number, and arrays by case and place. Raises whatever there is to raise."""
+    words = json.loads((folder / "result.json").read_text())
+    error, failures = _one_line(words["error"]), {int(n): _one_line(text) for n, text in words["failures"].items()}
+    with ZipFile(folder / "result.npz") as file:
+        if sum(part.file_size for part in file.infolist()) > LARGEST:
+            raise ValueError("too large")
+    with np.load(folder / "result.npz", allow_pickle=False) as file:
+        found = {tuple(map(int, key.split("/"))): file[key].astype(np.float64) for key in file.files}
+    return error, failures, found
 
 
-def _write_job(folder: Path, check: Check, cases: Sequence[Inputs], cells: Sequence[str]) -> None:
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:400]
+
+
+def _write_job(
+    folder: Path, check: Check, cases: Sequence[Inputs], cells: Sequence[str], cell_seconds: float | None
+) -> None:
     arrays: dict[str, NDArray] = {}
 
     def stored(value: object) -> object:
@@ -121,7 +140,7 @@ def _write_job(folder: Path, check: Check, cases: Sequence[Inputs], cells: Seque
         return {name: stored(part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
     names = list(cases[0])
-    libraries = [find_spec(name) for name in ("minicos", "diffusers")]
+    libraries = [find_spec(name) for name in ("minicos", "diffusers", "sklearn")]
     job = {
         "cells": list(cells),
         "driver": check.driver or f"result = {check.name}({', '.join(names)})",
@@ -129,6 +148,7 @@ def _write_job(folder: Path, check: Check, cases: Sequence[Inputs], cells: Seque
         "given": _given(check),
         "forbidden": check.forbidden,
         "seconds": SECONDS,
+        "cell_seconds": cell_seconds,
         "off_limits": [str(Path(library.origin).parent) for library in libraries if library],
     }
     (folder / "job.json").write_text(json.dumps(job))
@@ -139,38 +159,58 @@ def _run(folder: Path) -> str:
     """Run the arena; why there is no result, "" where there is one."""
     environment = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "TMPDIR", "LD_LIBRARY_PATH")}
     began = time.monotonic()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(
-            [sys.executable, "-I", str(ARENA), str(folder)],
-            cwd=folder,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=SECONDS + STARTING,
-        )
-        if not done.returncode:
-            return ""
-        if time.monotonic() - began < SECONDS:
-            return f"your code ended the process (exit code {done.returncode}): does it call exit, or fill the memory?"
-    return f"your code was still running after {SECONDS:.0f} s: is there a loop that does not end?"
+    # A session of its own: a signal to its group reaches nobody else, and it can be ended with all that it has begun.
+    process = subprocess.Popen(
+        [sys.executable, "-I", str(ARENA), str(folder)],
+        cwd=folder,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    code = None
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(SECONDS + STARTING)
+    finally:
+        end_group(process)
+    if code == 0:
+        return ""
+    if code is not None and time.monotonic() - began < SECONDS:
+        return f"your code ended the process (exit code {code}): does it call exit, or fill the memory?"
+    return (
+        f"your code was still running after {SECONDS:.0f} s, all cells of the notebook together: "
+        "is there a loop that does not end?"
+    )
 
 
-def _explained(check: Check, words: dict) -> str:
-    """What was raised; and where a name is missing, which cell broke off before it was defined."""
-    if words["error"].startswith("NotImplementedError"):
+def end_group(process: subprocess.Popen) -> None:
+    """Kill a process that has a session of its own, and those in it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    process.wait()
+
+
+def _explained(check: Check, cells: Sequence[str], error: str, failures: Mapping[int, str]) -> str:
+    """What was raised; and where a name is missing, how the cell that should define it broke off."""
+    if error.startswith("NotImplementedError: no message"):
         return f"{check.name} is not written yet: put your code in the place of `raise NotImplementedError`"
-    failures = [failure for failure in words["failures"] if "is not there while" not in failure]
-    missing = words["error"].startswith("NameError") and f"'{check.name}'" in words["error"]
-    if missing and failures:
-        return f"{check.name} is not defined; a cell broke off with {failures[-1]}"
-    return f"{check.name} is not defined: run its cell first" if missing else f"{check.name} raised {words['error']}"
+    if not (error.startswith("NameError") and f"'{check.name}'" in error):
+        return f"{check.name} raised {error}"
+    defines = re.compile(rf"^\s*(?:def\s+{check.name}\b|class\s+{check.name}\b|{check.name}\s*=)", re.MULTILINE)
+    own = [failures[n] for n, source in enumerate(cells) if n in failures and defines.search(source)]
+    if own:
+        return f"{check.name} is not defined; a cell broke off with {own[-1]}"
+    return f"{check.name} is not defined: run its cell first"
 
 
 def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
+    if check.judge:
+        return check.judge(inputs, found)
     expected = _arrays(check.reference(**_copied(inputs)))
     if len(found) != len(expected):
-        return f"expected {len(expected)} tensors, got {len(found)}"
+        return f"expected {_tensors(len(expected))}, got {len(found)}"
     for own, right in zip(found, expected, strict=True):
         if own.shape != right.shape:
             return f"expected the shape {right.shape}, got {own.shape}"
@@ -183,6 +223,10 @@ def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
             return hint
     largest = max(float(np.abs(own - right).max()) for own, right in zip(found, expected, strict=True))
     return f"the shape is right, the values are not: they differ by up to {largest:.3g}"
+
+
+def _tensors(count: int) -> str:
+    return "one tensor" if count == 1 else f"{count} tensors"
 
 
 def _copied(inputs: Inputs) -> dict[str, object]:
@@ -203,8 +247,12 @@ def _close(found: Sequence[NDArray], expected: Sequence[NDArray], tolerance: flo
 
 
 def cells_of_session() -> list[str]:
-    """The code that was run in this notebook so far. Raises MinicosError outside of one."""
+    """The code that was run in this notebook so far; of what was run again and again, the first and the last time.
+
+    Raises MinicosError outside of a notebook.
+    """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None:
         raise MinicosError("minicos.check works in a notebook only: open the assignment in JupyterLab")
-    return [source for *_, source in shell.history_manager.get_range(raw=True, output=False)]
+    sources = [source for *_, source in shell.history_manager.get_range(raw=True, output=False)]
+    return [s for n, s in enumerate(sources) if s not in sources[:n] or s not in sources[n + 1 :]]

@@ -21,12 +21,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
 from minicos.files import replace_file
-from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of
-from minicos.grading.checks import Verdict, verify
+from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, kernel
+from minicos.grading.checks import Verdict, end_group, verify
 
 if TYPE_CHECKING:
     from nbgrader.apps.api import NbGraderAPI
@@ -117,9 +118,12 @@ def autograde(course: Path, name: str, jobs: int, advance: Callable[[], None] = 
     for _ in range(len(students) - len(waiting)):
         advance()
     with ThreadPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(_in_own_process, course, name, student, most) for student in waiting]):
-            done.result()
-            advance()
+        try:
+            for done in as_completed([pool.submit(_in_own_process, course, name, one, most) for one in waiting]):
+                done.result()
+                advance()
+        finally:  # Ctrl-C: those under way are graded to the end
+            pool.shutdown(wait=False, cancel_futures=True)
     return [_result(course, name, student) for student in students]
 
 
@@ -134,7 +138,9 @@ def students_of(course: Path, name: str) -> list[str]:
 
 
 def _in_own_process(course: Path, name: str, student: str, most: float) -> None:
+    """What a worker leaves counts only if it comes to its end: student code could end it, and leave what it likes."""
     problem = ""
+    _result_file(course, name, student).unlink(missing_ok=True)
     worker = Popen(
         [sys.executable, "-m", "minicos.grading.course", name, student],
         cwd=course,
@@ -142,6 +148,7 @@ def _in_own_process(course: Path, name: str, student: str, most: float) -> None:
         stdout=DEVNULL,
         stderr=DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # a signal to its group reaches nobody else
     )
     try:
         if worker.wait(SECONDS):
@@ -150,7 +157,8 @@ def _in_own_process(course: Path, name: str, student: str, most: float) -> None:
         problem = f"not done after {SECONDS} s"
     finally:
         _end(worker)
-    if problem and _result(course, name, student) is None:
+    if problem or _result(course, name, student) is None:
+        problem = problem or "grading left no result"
         _write_result(course, name, Result(student, 0.0, most, problem, {}))
 
 
@@ -163,23 +171,26 @@ def _end(worker: Popen) -> None:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-    worker.wait()
+    end_group(worker)
 
 
 def grade_one(course: Path, name: str, student: str) -> Result:
     """Judge one submission and enter it into the gradebook. Raises MinicosError where the notebook cannot be read."""
     verdicts = judge(name, cells_of(_submitted(course, student, name)))
     grader, told = api(course), course / "course" / f".{name}-{student}.json"
+    by_hand = _by_hand(grader, name, student)
     told.write_text(json.dumps({check: verdict.message for check, verdict in verdicts.items()}))
     os.environ[VERDICTS_VARIABLE] = str(told)
     try:
-        outcome = grader.autograde(name, student, force=True, create=True)
+        with TemporaryDirectory() as folder:
+            kernel.put_in_place(Path(folder))
+            outcome = grader.autograde(name, student, force=True, create=True)
     finally:
         told.unlink()
     problem = "" if outcome["success"] else "nbgrader could not run the notebook"
     points = {check.name: check.points * verdicts[check.name].passed for check in checks_of(name).values()}
     if not problem:
-        _enter(grader, name, student, points)
+        _enter(grader, name, student, points, by_hand)
     messages = {check: verdict.message for check, verdict in verdicts.items() if not verdict.passed}
     most = sum(check.points for check in checks_of(name).values())
     result = Result(student, sum(points.values()), most, problem, messages)
@@ -187,8 +198,26 @@ def grade_one(course: Path, name: str, student: str) -> Result:
     return result
 
 
-def _enter(grader: NbGraderAPI, name: str, student: str, points: dict[str, float]) -> None:
-    """Points of every check into the gradebook."""
+def _by_hand(grader: NbGraderAPI, name: str, student: str) -> dict[str, tuple[float | None, float | None]]:
+    """What a person has given for each cell so far: points and extra points."""
+    from nbgrader.api import MissingEntry
+
+    with grader.gradebook as book:
+        try:
+            found = book.find_submission_notebook(name, name, student).grades
+        except MissingEntry:
+            return {}
+        return {grade.name: (grade.manual_score, grade.extra_credit) for grade in found}
+
+
+def _enter(
+    grader: NbGraderAPI,
+    name: str,
+    student: str,
+    points: dict[str, float],
+    by_hand: dict[str, tuple[float | None, float | None]],
+) -> None:
+    """Points of every check into the gradebook; what a person gives is as it was before student code was run."""
     from nbgrader.api import Grade, MissingEntry
 
     with grader.gradebook as book:
@@ -200,6 +229,10 @@ def _enter(grader: NbGraderAPI, name: str, student: str, points: dict[str, float
                 grade = Grade(cell=cell, notebook=book.find_submission_notebook(*notebook))
                 book.db.add(grade)
             grade.auto_score, grade.needs_manual_grade = score, False
+        for grade in book.find_submission_notebook(name, name, student).grades:
+            grade.manual_score, grade.extra_credit = by_hand.get(grade.name, (None, None))
+            if grade.name not in map(cell_of, points) and grade.manual_score is None:
+                grade.auto_score, grade.needs_manual_grade = None, True
         book.db.commit()
 
 
