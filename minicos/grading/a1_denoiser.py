@@ -62,8 +62,9 @@ def latents_velocity_and_sigma(generator: Generator) -> list[Inputs]:
 
 
 def steps_to_take(generator: Generator) -> list[Inputs]:
+    step = 0.2 + 0.3 * float(torch.rand((), generator=generator))
     return [
-        {"latents": case["x0"], "velocity": case["noise"], "sigma": 0.9 - 0.1 * k, "next_sigma": 0.5 - 0.1 * k}
+        {"latents": case["x0"], "velocity": case["noise"], "sigma": 0.9 - 0.1 * k, "next_sigma": 0.9 - 0.1 * k - step}
         for k, case in enumerate(videos_and_noise(generator))
     ]
 
@@ -79,7 +80,8 @@ def sigmas(steps: int, shift: float) -> Tensor:
 
 
 def two_velocities(generator: Generator) -> list[Inputs]:
-    return [{"cond": case["x0"], "uncond": case["noise"], "scale": 3.5} for case in videos_and_noise(generator)]
+    scale = 2 + 3 * float(torch.rand((), generator=generator))
+    return [{"cond": case["x0"], "uncond": case["noise"], "scale": scale} for case in videos_and_noise(generator)]
 
 
 # --- tokens and places ----------------------------------------------------------------------------------------------
