@@ -76,6 +76,12 @@ def commitment(answer, restarts, seeds):
 
 # The same mathematics in other words.
 RIGHT = {
+    "with what the first cell defines": {
+        "path_probability": """
+def path_probability(colours):
+    white, path = (torch.tensor(colour, dtype=torch.float64) for colour in (WHITE, PATH))
+    return ((colours - white) @ (path - white) / (path - white).square().sum()).clamp(0, 1)""",
+    },
     "in numpy": {
         "path_probability": """
 def path_probability(colours):

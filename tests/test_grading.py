@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from minicos.errors import MinicosError
-from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, course, landlock
+from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks, checks_of, course, landlock
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 from minicos.grading.pictures import HEAD, add_pictures
 
@@ -257,10 +257,6 @@ CHEATS = {
     "writes without end": "def interpolate(*a):\n    while True: print('x' * 10**7)",
     "fills the memory": "def interpolate(*a):\n    full = []\n    while True: full.append(torch.zeros(10**9))",
     "kills its group": "import os\nos.kill(0, 9)",
-    "forges what comes out": (
-        "import gc, os\nfor o in gc.get_objects():\n    if str(getattr(o, 'name', '')).endswith('result.json'):\n"
-        '        o.write(\'{"error": [], "failures": 5}\'); o.flush()\nos._exit(0)'
-    ),
     "an error of many lines": (
         "class Error(Exception): pass\nError.__name__ = 'a\\nb'\ndef interpolate(*a): raise Error('c\\nd')"
     ),
@@ -283,10 +279,8 @@ TAKE = "\nimport json\nexec(next(''.join(c['source']) for c in json.loads(text)[
 # What student code can do to the interpreter that it shares with our hook.
 BREAKOUTS = {
     "changes the hook": (
-        "import sys\narena = sys.modules['__main__']\narena.REFUSED = ()\narena.isinstance = lambda *a: False\n"
-        "sys.meta_path = [f for f in sys.meta_path if f.__class__.__module__ != '__main__']\n"
-        "for name in [n for n in sys.modules if n.startswith('minicos')]: del sys.modules[name]\n"
-        "from minicos.flow import interpolate"
+        "import sys\narena = sys.modules['__main__']\narena.isinstance = lambda *a: False\n"
+        f"text = open({str(SOLUTION)!r}).read()\ndel arena.isinstance{TAKE}"
     ),
     "lies about the path": (
         "import os, sys\nos.path.realpath = lambda p, **k: sys.prefix + '/x'\n"
@@ -297,19 +291,51 @@ BREAKOUTS = {
         f"dtype=torch.uint8)\ntext = bytes(raw.tolist()).decode(){TAKE}"
     ),
     "another process": (
-        "import os\nfrom multiprocessing.util import spawnv_passfds\nends, begins = os.pipe()\n"
-        f"spawnv_passfds(b'/bin/cat', [b'cat', {str(SOLUTION).encode()!r}], [0, begins, 2])\n"
-        f"text = os.read(ends, 1 << 20){TAKE}"
+        "import os\nfrom multiprocessing.util import spawnv_passfds\nends, begins = os.pipe()\nos.dup2(begins, 1)\n"
+        f"spawnv_passfds(b'/bin/cat', [b'cat', {str(SOLUTION).encode()!r}], [0, 1, 2])\nos.close(begins)\nos.close(1)\n"
+        f"text = b''.join(iter(lambda: os.read(ends, 1 << 16), b'')){TAKE}"
     ),
 }
 
 
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 @pytest.mark.parametrize("source", BREAKOUTS.values(), ids=BREAKOUTS)
-def test_the_kernel_holds_what_the_interpreter_cannot(source):
+def test_the_kernel_holds_what_the_interpreter_cannot(source, tmp_path, monkeypatch):
     verdict = verify(checks_of(NAME)["interpolate"], [source])
     assert not verdict.passed
     assert "\n" not in verdict.message
+    # The control: the same arena without Landlock gives the points away.
+    monkeypatch.setattr(checks, "ARENA", tmp_path / "arena.py")
+    (tmp_path / "arena.py").write_text((ROOT / "minicos" / "grading" / "arena.py").read_text())
+    (tmp_path / "landlock.py").write_text("def read_only(roots, closed): return False")
+    assert verify(checks_of(NAME)["interpolate"], [source]) == Verdict(True)
+
+
+NO_ERROR = {"error": "", "unwritten": False, "failures": {}}
+
+
+@pytest.mark.parametrize(
+    ("words", "arrays"),
+    [
+        ({}, "{'0/0': 1.0}"),
+        (NO_ERROR | {"error": []}, "{'0/0': 1.0}"),
+        (NO_ERROR | {"failures": {"a": "b"}}, "{'0/0': 1.0}"),
+        (NO_ERROR, "{'x': 1.0}"),
+        (NO_ERROR, "{'0/0': 'text'}"),
+        (NO_ERROR, "{'0/0': np.zeros(1 << 24)}"),
+    ],
+)
+def test_what_student_code_writes_as_its_result_is_not_trusted(words, arrays):
+    source = (
+        f"import gc, io, os\nbuffer = io.BytesIO()\nnp.savez_compressed(buffer, **{arrays})\n"
+        "for file in gc.get_objects():\n"
+        "    if type(file) is io.BufferedWriter and 'result.npz' in str(file):\n"
+        "        file.write(buffer.getvalue()); file.flush()\n"
+        "    if type(file) is io.TextIOWrapper and 'result.json' in str(file):\n"
+        f"        file.write({json.dumps(words)!r}); file.flush()\nos._exit(0)"
+    )
+    verdict = verify(checks_of(NAME)["interpolate"], [source])
+    assert verdict.message == "interpolate: your code ended the process before it returned anything"
 
 
 @pytest.mark.parametrize(

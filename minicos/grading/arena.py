@@ -5,8 +5,8 @@ Run as `python -I arena.py JOB`. JOB holds job.json {"cells", "given", "driver",
 inputs.npz; what comes out is written to result.npz and result.json, which the caller has opened for it. This file
 imports nothing of minicos but `landlock`, which knows nothing of it, so no reference is ever in this process.
 
-Cells that fail are passed over: a student's notebook also holds experiments, which need minicos. `minicos` itself can
-be imported, so that a cell that only mentions it goes on, but nothing can be taken from it. Once they are through, the
+Cells that fail are passed over: a student's notebook also holds experiments, which need minicos. `minicos` and names
+from it can be imported, so that a cell goes on until it uses them. Once they are through, the
 empty file `ran` gets a byte: so the caller can tell cells that never end from a function that does not.
 """
 
@@ -23,6 +23,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -37,29 +38,34 @@ FILE = 64 << 20
 
 
 class Hidden(types.ModuleType):
-    """A library that can be imported and does nothing."""
+    """A library, a part of it, or something taken from one: it can be imported, and refuses when it is used."""
 
-    def __getattr__(self, name: str) -> object:
+    __path__ = ()  # a part of it can be imported, too
+
+    def __getattr__(self, name: str) -> Hidden:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise ImportError(f"{self.__name__} is not there while your code is checked: write this part yourself")
+        return Hidden(f"{self.__name__}.{name}")
+
+    def __call__(self, *_: object, **__: object) -> None:
+        library = self.__name__.partition(".")[0]
+        raise ImportError(f"{library} is not there while your code is checked: write this part yourself")
 
 
-class Refusal:
-    """A finder of modules that says so where part of a hidden library is asked for."""
+class Hiding:
+    """A finder and loader of modules: all of a hidden library is there, and nothing of it works."""
+
+    @classmethod
+    def find_spec(cls, name: str, *_: object) -> ModuleSpec | None:
+        return ModuleSpec(name, cls) if name.partition(".")[0] in HIDDEN else None
 
     @staticmethod
-    def find_spec(name: str, *_: object) -> None:
-        library = name.split(".")[0]
-        if library in HIDDEN:
-            raise ImportError(f"{library} is not there while your code is checked: write this part yourself")
+    def create_module(spec: ModuleSpec) -> Hidden:
+        return Hidden(spec.name)
 
-
-def hide() -> None:
-    for name in HIDDEN:
-        sys.modules[name] = Hidden(name)
-        sys.modules[name].__path__ = []
-    sys.meta_path.insert(0, Refusal)
+    @staticmethod
+    def exec_module(module: Hidden) -> None:
+        pass
 
 
 def forbid(path: str) -> None:
@@ -190,7 +196,7 @@ def main(folder: Path) -> None:
     )
     torch.set_num_threads(1)
     limit()
-    hide()
+    sys.meta_path.insert(0, Hiding)
     for path in job["forbidden"]:
         forbid(path)
     given, driver = (compile(job[part], "<check>", "exec") for part in ("given", "driver"))
@@ -201,7 +207,7 @@ def main(folder: Path) -> None:
     ran.close()
     exec(given, names)
     arrays: dict[str, np.ndarray] = {}
-    error = ""
+    error, unwritten = "", False
     for number, case in enumerate(job["cases"]):
         try:
             scope = {**names, **{name: restored(value, stored) for name, value in case.items()}}
@@ -209,13 +215,13 @@ def main(folder: Path) -> None:
             for place, array in enumerate(as_arrays(scope["result"])):
                 arrays[f"{number}/{place}"] = array
         except BaseException as raised:
-            error = told(raised)
+            error, unwritten = told(raised), isinstance(raised, NotImplementedError) and not raised.args
             break
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     numbers.write(buffer.getvalue())
     numbers.close()
-    words.write(json.dumps({"error": error, "failures": failures}))
+    words.write(json.dumps({"error": error, "unwritten": unwritten, "failures": failures}))
     words.close()
 
 

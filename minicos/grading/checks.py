@@ -99,11 +99,11 @@ def verify(check: Check, cells: Sequence[str], seed: int | None = None, cell_sec
         if ended:
             return Verdict(False, f"{check.name}: {ended}", stuck=not (folder / "ran").stat().st_size)
         try:
-            error, failures, found = _read_result(folder)
+            raised, found = _read_result(folder)
         except Exception:  # the student's process wrote them: anything can be in them
             return Verdict(False, f"{check.name}: your code ended the process before it returned anything")
-    if error:
-        return Verdict(False, _explained(check, cells, error, failures))
+    if raised.error:
+        return Verdict(False, _explained(check, cells, raised))
     for number, inputs in enumerate(cases):
         wrong = _compare(check, inputs, [found[place] for place in sorted(found) if place[0] == number])
         if wrong:
@@ -111,16 +111,30 @@ def verify(check: Check, cells: Sequence[str], seed: int | None = None, cell_sec
     return Verdict(True)
 
 
-def _read_result(folder: Path) -> tuple[str, dict[int, str], dict[tuple[int, ...], NDArray]]:
-    """What was raised, how cells failed by number, and arrays by case and place. Raises whatever there is to raise."""
+@dataclass(frozen=True)
+class Raised:
+    """error: of the function, "" if none; unwritten: it is the one that the release raises; failures: of cells, by
+    their numbers.
+    """
+
+    error: str
+    unwritten: bool
+    failures: dict[int, str]
+
+
+def _read_result(folder: Path) -> tuple[Raised, dict[tuple[int, ...], NDArray]]:
+    """What was raised, and arrays by case and place. Raises whatever there is to raise: student code can have written
+    anything.
+    """
     words = json.loads((folder / "result.json").read_text())
-    error, failures = _one_line(words["error"]), {int(n): _one_line(text) for n, text in words["failures"].items()}
+    failures = {int(number): _one_line(text) for number, text in words["failures"].items()}
+    raised = Raised(_one_line(words["error"]), bool(words["unwritten"]), failures)
     with ZipFile(folder / "result.npz") as file:
         if sum(part.file_size for part in file.infolist()) > LARGEST:
             raise ValueError("too large")
     with np.load(folder / "result.npz", allow_pickle=False) as file:
         found = {tuple(map(int, key.split("/"))): file[key].astype(np.float64) for key in file.files}
-    return error, failures, found
+    return raised, found
 
 
 def _one_line(text: str) -> str:
@@ -192,14 +206,14 @@ def end_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _explained(check: Check, cells: Sequence[str], error: str, failures: Mapping[int, str]) -> str:
+def _explained(check: Check, cells: Sequence[str], raised: Raised) -> str:
     """What was raised; and where a name is missing, how the cell that should define it broke off."""
-    if error.startswith("NotImplementedError: no message"):
+    if raised.unwritten:
         return f"{check.name} is not written yet: put your code in the place of `raise NotImplementedError`"
-    if not (error.startswith("NameError") and f"'{check.name}'" in error):
-        return f"{check.name} raised {error}"
+    if not (raised.error.startswith("NameError") and f"'{check.name}'" in raised.error):
+        return f"{check.name} raised {raised.error}"
     defines = re.compile(rf"^\s*(?:def\s+{check.name}\b|class\s+{check.name}\b|{check.name}\s*=)", re.MULTILINE)
-    own = [failures[n] for n, source in enumerate(cells) if n in failures and defines.search(source)]
+    own = [raised.failures[n] for n, source in enumerate(cells) if n in raised.failures and defines.search(source)]
     if own:
         return f"{check.name} is not defined; a cell broke off with {own[-1]}"
     return f"{check.name} is not defined: run its cell first"

@@ -178,7 +178,6 @@ def grade_one(course: Path, name: str, student: str) -> Result:
     """Judge one submission and enter it into the gradebook. Raises MinicosError where the notebook cannot be read."""
     verdicts = judge(name, cells_of(_submitted(course, student, name)))
     grader, told = api(course), course / "course" / f".{name}-{student}.json"
-    by_hand = _by_hand(grader, name, student)
     told.write_text(json.dumps({check: verdict.message for check, verdict in verdicts.items()}))
     os.environ[VERDICTS_VARIABLE] = str(told)
     try:
@@ -190,7 +189,7 @@ def grade_one(course: Path, name: str, student: str) -> Result:
     problem = "" if outcome["success"] else "nbgrader could not run the notebook"
     points = {check.name: check.points * verdicts[check.name].passed for check in checks_of(name).values()}
     if not problem:
-        _enter(grader, name, student, points, by_hand)
+        _enter(grader, name, student, points)
     messages = {check: verdict.message for check, verdict in verdicts.items() if not verdict.passed}
     most = sum(check.points for check in checks_of(name).values())
     result = Result(student, sum(points.values()), most, problem, messages)
@@ -198,26 +197,8 @@ def grade_one(course: Path, name: str, student: str) -> Result:
     return result
 
 
-def _by_hand(grader: NbGraderAPI, name: str, student: str) -> dict[str, tuple[float | None, float | None]]:
-    """What a person has given for each cell so far: points and extra points."""
-    from nbgrader.api import MissingEntry
-
-    with grader.gradebook as book:
-        try:
-            found = book.find_submission_notebook(name, name, student).grades
-        except MissingEntry:
-            return {}
-        return {grade.name: (grade.manual_score, grade.extra_credit) for grade in found}
-
-
-def _enter(
-    grader: NbGraderAPI,
-    name: str,
-    student: str,
-    points: dict[str, float],
-    by_hand: dict[str, tuple[float | None, float | None]],
-) -> None:
-    """Points of every check into the gradebook; what a person gives is as it was before student code was run."""
+def _enter(grader: NbGraderAPI, name: str, student: str, points: dict[str, float]) -> None:
+    """Points of every check into the gradebook."""
     from nbgrader.api import Grade, MissingEntry
 
     with grader.gradebook as book:
@@ -229,10 +210,6 @@ def _enter(
                 grade = Grade(cell=cell, notebook=book.find_submission_notebook(*notebook))
                 book.db.add(grade)
             grade.auto_score, grade.needs_manual_grade = score, False
-        for grade in book.find_submission_notebook(name, name, student).grades:
-            grade.manual_score, grade.extra_credit = by_hand.get(grade.name, (None, None))
-            if grade.name not in map(cell_of, points) and grade.manual_score is None:
-                grade.auto_score, grade.needs_manual_grade = None, True
         book.db.commit()
 
 
