@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 HEAD = "<details><summary>What should come out (open it after your prediction)</summary>"
-WORDS = re.compile(r"# Picture: (.+)")  # in the cell that draws it: what is to be seen, for those who cannot see it
+WORDS = "alt"  # in the metadata of the cell that draws it, out of sight of those who are still to predict it
 COLOURS = 64  # of a picture: notebooks are to stay small
 
 
@@ -48,14 +47,12 @@ def parts_of(see: NotebookNode, ask: NotebookNode) -> list[str]:
     printed = "".join(output.text for output in see.outputs if output.get("name") == "stdout").rstrip()
     parts = []
     if pictures:
-        words = WORDS.match(see.source)
+        words = see.metadata.get(WORDS)
         if not words:
-            raise MinicosError(
-                f"{see.id} shows a picture: its first line has to be '# Picture: ' and what is to be seen"
-            )
+            raise MinicosError(f"{see.id} shows a picture: its metadata has to say what is to be seen, as '{WORDS}'")
         name = f"{see.id}.png"
         ask.setdefault("attachments", {})[name] = {"image/png": smaller(pictures[-1])}
-        parts.append(f"![{words[1]}](attachment:{name})")
+        parts.append(f"![{words}](attachment:{name})")
     if printed:
         parts.append(f"```text\n{printed}\n```")
     return parts
