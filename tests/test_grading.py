@@ -18,6 +18,7 @@ import answers_a3
 import answers_a4
 import nbformat
 import pytest
+from mistakes import MISTAKES
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -394,6 +395,13 @@ def test_the_work_is_not_handed_to_other_libraries(name, check, source):
 )
 def test_folds_are_judged_where_the_student_cannot_reach(body, message):
     assert message in verify(checks_of("a3_layers")["folds_of"], [f"def folds_of(groups, folds): {body}"]).message
+
+
+@pytest.mark.parametrize(("name", "source", "hint"), MISTAKES, ids=[hint for *_, hint in MISTAKES])
+def test_a_likely_mistake_has_a_message_of_its_own(name, source, hint):
+    message = verify(checks_of(name)[re.search(r"def (\w+)", source)[1]], [source]).message
+    assert hint in message
+    assert "\n" not in message
 
 
 def test_a_cell_that_was_interrupted_does_not_stand_in_the_way():

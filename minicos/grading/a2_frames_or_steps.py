@@ -107,18 +107,8 @@ def noised_step(latents: Tensor, noise: Tensor, step: int, chosen: int) -> Tenso
     return noise if step == chosen else latents
 
 
-def noised_frame(latents: Tensor, noise: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
-    """The result, and what the latents have to be afterwards."""
-    return noised(latents, noise, 0, [0], [chosen]), latents
-
-
-def noised_in_place(latents: Tensor, noise: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
-    result, _ = noised_frame(latents, noise, chosen)
-    return result, result
-
-
-def noised_batch(latents: Tensor, noise: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
-    return torch.cat([noise[:chosen], latents[chosen:]]), latents
+def noised_frame(latents: Tensor, noise: Tensor, chosen: int) -> Tensor:
+    return noised(latents, noise, 0, [0], [chosen])
 
 
 # --- runs against runs ----------------------------------------------------------------------------------------------
@@ -204,17 +194,20 @@ CHECKS = (
             "the start is where routes begin, not an end of one": ends_with_start,
         },
     ),
-    Check("noise_at_step", 6, steps_to_noise, noised_step),
+    Check(
+        "noise_at_step",
+        6,
+        steps_to_noise,
+        noised_step,
+        {"at the chosen step only": lambda latents, noise, step, chosen: noise},
+    ),
     Check(
         "noise_at_frame",
         6,
         frames_to_noise,
         noised_frame,
-        {
-            "that is the wrong axis": noised_batch,
-            "the latents that were given must stay as they were: work on a copy": noised_in_place,
-        },
-        driver="result = [noise_at_frame(latents, noise, chosen), latents]",
+        {"that is the wrong axis": lambda latents, noise, chosen: torch.cat([noise[:chosen], latents[chosen:]])},
+        kept=("latents",),
     ),
     Check(
         "noise_at",
@@ -252,14 +245,22 @@ CHECKS = (
         10,
         answers_of_runs,
         beyond_chance,
-        {"beyond chance: another seed agrees sometimes, too": stays},
+        {
+            "beyond chance: another seed agrees sometimes, too": stays,
+            "-1 agrees with nothing, not even with another -1": (
+                lambda answer, restarts, seeds: beyond_chance(answer + 1, restarts + 1, seeds + 1)
+            ),
+        },
     ),
     Check(
         "wilson",
         8,
         counts,
         wilson,
-        {"at 0 of n this interval has no width: that is the plain one, not Wilson's": plain_interval},
+        {
+            "at 0 of n this interval has no width: that is the plain one, not Wilson's": plain_interval,
+            "the low end comes first": lambda successes, n: wilson(successes, n).flip(0),
+        },
         forbidden=("scipy.stats.binomtest",),
     ),
 )

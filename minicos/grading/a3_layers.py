@@ -67,6 +67,11 @@ def to_fit(generator: Generator) -> list[Inputs]:
     return found
 
 
+def own_middle(train: Tensor, labels: Tensor, test: Tensor, penalty: float) -> Tensor:
+    """Test rows centred by their own mean."""
+    return ridge(train, labels, test - test.mean(0) + train.mean(0), penalty)
+
+
 def ridge(train: Tensor, labels: Tensor, test: Tensor, penalty: float, intercept: bool = True) -> Tensor:
     middle, level = (train.mean(0), labels.mean()) if intercept else (torch.zeros_like(train[0]), 0.0)
     x, y = train - middle, labels - level
@@ -140,9 +145,8 @@ def states_to_swap(generator: Generator) -> list[Inputs]:
     return [{**pairs[0], "mask": mask}, {**pairs[1], "mask": torch.zeros_like(mask)}]
 
 
-def swapped(own: Tensor, donor: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and what own and donor have to be afterwards."""
-    return torch.where(mask[:, None], donor, own), own, donor
+def swapped(own: Tensor, donor: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask[:, None], donor, own)
 
 
 def answers_after(generator: Generator) -> list[Inputs]:
@@ -151,8 +155,9 @@ def answers_after(generator: Generator) -> list[Inputs]:
     return [{"after": after, "a": a, "b": b}]
 
 
-def ways(after: Tensor, a: Tensor, b: Tensor, telling: bool = True) -> Tensor:
-    counts = (a != b) & (a >= 0) & (b >= 0) if telling else torch.ones_like(a, dtype=torch.bool)
+def ways(after: Tensor, a: Tensor, b: Tensor, equal: bool = False, unreadable: bool = False) -> Tensor:
+    """equal, unreadable: keep pairs that have equal answers, or one that cannot be read."""
+    counts = ((a != b) | equal) & (((a >= 0) & (b >= 0)) | unreadable)
     stays, becomes = (after == a)[counts].double(), (after == b)[counts].double()
     return torch.stack([stays.mean(), becomes.mean(), (1 - stays - becomes).mean()])
 
@@ -168,6 +173,9 @@ CHECKS = (
                 lambda hidden: hidden.norm(dim=-1) / hidden.norm(dim=-1).mean()
             ),
             "raw norms: they cannot be compared between blocks": lambda hidden: hidden.norm(dim=-1),
+            "the norm, not its square": (
+                lambda hidden: hidden.square().sum(-1) / hidden.square().sum(-1).mean(-1, keepdim=True)
+            ),
         },
     ),
     Check(
@@ -185,6 +193,10 @@ CHECKS = (
             "the intercept is missing: centre features and labels first, by what the training rows say": (
                 lambda train, labels, test, penalty: ridge(train, labels, test, penalty, intercept=False)
             ),
+            "test rows are centred by the mean of the training rows, not by their own": own_middle,
+            "the labels' mean, which was taken off, has to come back": (
+                lambda train, labels, test, penalty: ridge(train, labels, test, penalty) - labels.mean()
+            ),
             "the penalty makes no difference to the result": (
                 lambda train, labels, test, penalty: ridge(train, labels, test, 0.0)
             ),
@@ -199,6 +211,11 @@ CHECKS = (
         {
             "it leaks: a row must be scored by a probe that never saw its fold": not_held_out,
             "the other way round: train on all other folds": trained_inside,
+            "scores come in the order of the rows, not fold by fold": (
+                lambda features, labels, fold, penalty: held_out(features, labels, fold, penalty)[
+                    fold.argsort(stable=True)
+                ]
+            ),
         },
         given=(a3_given.ridge_scores,),
     ),
@@ -231,10 +248,10 @@ CHECKS = (
         swapped,
         {
             "the wrong way round: where the mask is true, the donor's": (
-                lambda own, donor, mask: (torch.where(mask[:, None], own, donor), own, donor)
+                lambda own, donor, mask: swapped(donor, own, mask)
             ),
         },
-        driver="result = [swap_hidden(own, donor, mask), own, donor]",
+        kept=("own", "donor"),
     ),
     Check(
         "three_ways",
@@ -243,7 +260,14 @@ CHECKS = (
         ways,
         {
             "pairs with equal or unreadable answers tell nothing: leave them out": (
-                lambda after, a, b: ways(after, a, b, telling=False)
+                lambda after, a, b: ways(after, a, b, equal=True, unreadable=True)
+            ),
+            "pairs with equal answers tell nothing: leave them out": lambda after, a, b: ways(after, a, b, equal=True),
+            "pairs with an unreadable answer of A or B tell nothing: leave them out": (
+                lambda after, a, b: ways(after, a, b, unreadable=True)
+            ),
+            "an answer that cannot be read after the swap is neither, and counts": (
+                lambda after, a, b: ways(after[after >= 0], a[after >= 0], b[after >= 0])
             ),
         },
     ),

@@ -47,7 +47,8 @@ class Check:
     name: of what the student writes, and of the cell that is graded. cases: from a generator, inputs by name.
     reference: the right result for such inputs, a tensor or a tuple of them. judge: in its place where many results are
     right, says what is wrong with one (inputs, arrays), "" if nothing. driver: Python that makes `result` from
-    the student's names and the inputs; a call with all inputs in order if not given. slips: a hint, and the result
+    the student's names and the inputs; a call with all inputs in order if not given. kept: inputs that the student's
+    function must leave as they were. slips: a hint, and the result
     that calls for it. given: right versions of what earlier exercises ask for, put in the place of the student's, so
     that a slip costs its own points only. forbidden: functions of libraries that would do the exercise. tolerance:
     absolute, relative to the largest value of the reference where that is above 1.
@@ -59,6 +60,7 @@ class Check:
     reference: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
     slips: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = field(default_factory=dict)
     driver: str = ""
+    kept: tuple[str, ...] = ()
     given: tuple[Callable, ...] = ()
     forbidden: tuple[str, ...] = ()
     judge: Callable[[Inputs, list[NDArray]], str] | None = None
@@ -153,11 +155,11 @@ def _write_job(
             return {"array": key}
         return {name: stored(part) for name, part in value.items()} if isinstance(value, Mapping) else value
 
-    names = list(cases[0])
+    call = check.driver or f"result = {check.name}({', '.join(cases[0])})"
     libraries = [find_spec(name) for name in ("minicos", "diffusers", "sklearn")]
     job = {
         "cells": list(cells),
-        "driver": check.driver or f"result = {check.name}({', '.join(names)})",
+        "driver": f"{call}\nresult = [result, [{', '.join(check.kept)}]]" if check.kept else call,
         "cases": [{name: stored(value) for name, value in inputs.items()} for inputs in cases],
         "given": _given(check),
         "forbidden": check.forbidden,
@@ -222,6 +224,8 @@ def _explained(check: Check, cells: Sequence[str], raised: Raised) -> str:
 def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
     if check.judge:
         return check.judge(inputs, found)
+    split = len(found) - len(check.kept)
+    found, kept = found[:split], found[split:]
     expected = _arrays(check.reference(**_copied(inputs)))
     if len(found) != len(expected):
         return f"expected {_tensors(len(expected))}, got {len(found)}"
@@ -231,11 +235,18 @@ def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
         if not np.isfinite(own).all():
             return "there are values that are no finite numbers"
     if _close(found, expected, check.tolerance):
-        return ""
+        changed = [
+            name
+            for name, array in zip(check.kept, kept, strict=True)
+            if not np.array_equal(array, inputs[name].double().numpy())
+        ]
+        return f"{changed[0]} must stay as it was given: work on a copy" if changed else ""
     for hint, slip in check.slips.items():
         if _close(found, _arrays(slip(**_copied(inputs))), check.tolerance):
             return hint
     largest = max(float(np.abs(own - right).max()) for own, right in zip(found, expected, strict=True))
+    if all(right.ndim == 0 for right in expected):
+        return f"the number is not right: it is off by {largest:.3g}"
     return f"the shape is right, the values are not: they differ by up to {largest:.3g}"
 
 

@@ -1,0 +1,94 @@
+"""Mistakes that a student is likely to make: the assignment, the code, and words of the message that is to come."""
+
+RIDGE = """
+def ridge_scores(train, labels, test, penalty):
+    middle, level = train.mean(0), labels.mean()
+    x, y = train - middle, labels - level
+    w = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]).double(), x.T @ y)
+"""
+
+A2 = [
+    (
+        """
+def noise_at_step(latents, noise, step, chosen):
+    return noise""",
+        "chosen step only",
+    ),
+    (
+        """
+def noise_at_frame(latents, noise, chosen):
+    latents[:, :, chosen] = noise[:, :, chosen]
+    return latents""",
+        "latents must stay as it was given",
+    ),
+    (
+        """
+def cka(a, b):
+    return 0.5""",
+        "the number is not right: it is off by",
+    ),
+    (
+        """
+def commitment(answer, restarts, seeds):
+    stay, chance = ((others == answer).double().mean() for others in (restarts, seeds))
+    return (stay - chance) / (1 - chance)""",
+        "not even with another -1",
+    ),
+    (
+        """
+def wilson(successes, n):
+    z, rate = 1.959964, successes / n
+    middle = rate + z**2 / (2 * n)
+    half = z * (rate * (1 - rate) / n + z**2 / (4 * n**2)) ** 0.5
+    return (middle + half) / (1 + z**2 / n), (middle - half) / (1 + z**2 / n)""",
+        "the low end comes first",
+    ),
+]
+
+A3 = [
+    (
+        """
+def token_energy(hidden):
+    energy = hidden.square().sum(-1)
+    return energy / energy.mean(-1, keepdim=True)""",
+        "not its square",
+    ),
+    (RIDGE + "    return (test - test.mean(0)) @ w + level", "not by their own"),
+    (RIDGE + "    return (test - middle) @ w", "has to come back"),
+    (
+        """
+def out_of_fold(features, labels, fold, penalty):
+    return torch.cat(
+        [
+            ridge_scores(features[fold != f], labels[fold != f], features[fold == f], penalty)
+            for f in fold.unique()
+        ]
+    )""",
+        "in the order of the rows",
+    ),
+    (
+        """
+def swap_hidden(own, donor, mask):
+    own[:, mask] = donor[:, mask]
+    return own""",
+        "own must stay as it was given",
+    ),
+    (
+        """
+def three_ways(after, a, b):
+    counts = (a >= 0) & (b >= 0)
+    stays, becomes = ((after == other)[counts].double().mean() for other in (a, b))
+    return stays, becomes, 1 - stays - becomes""",
+        "pairs with equal answers",
+    ),
+    (
+        """
+def three_ways(after, a, b):
+    counts = (a >= 0) & (b >= 0) & (a != b) & (after >= 0)
+    stays, becomes = ((after == other)[counts].double().mean() for other in (a, b))
+    return stays, becomes, 1 - stays - becomes""",
+        "is neither, and counts",
+    ),
+]
+
+MISTAKES = [("a2_frames_or_steps", *mistake) for mistake in A2] + [("a3_layers", *mistake) for mistake in A3]
