@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from minicos.errors import MinicosError
 from minicos.tasks.base import WHITE
-from minicos.tasks.maze import PALETTE, PATH, MazePuzzle
+from minicos.tasks.maze import PALETTE, PATH, Cell, MazePuzzle
 from minicos.tasks.rotation import RotationPuzzle, cell_colours, orientations, read_disc, turn_cells
 
 Floats = NDArray[np.floating]
@@ -77,19 +77,44 @@ def path_entropy(probabilities: Floats, puzzle: MazePuzzle) -> float:
 
 
 def candidates(probabilities: Floats, puzzle: MazePuzzle) -> int:
-    """Route ends that a picture leaves possible: leaves of the start's component of cells with p_c >= CANDIDATE.
+    """Routes that a picture leaves possible: the ends of what goes on from the start, and what parts and meets again.
 
-    The goal belongs to it once a neighbour does. 0 where nothing goes on from the start.
+    Routes that part and meet again leave a loop and no end of their own, so loops are counted beside the ends. The
+    goal is no end where ways meet in it, and is counted then, too. 0 where nothing goes on from the start.
+    """
+    component = possible_cells(probabilities, puzzle)
+    loops = sum(map(len, component.values())) // 2 - len(component) + 1
+    without_goal = _reached(
+        {c: [o for o in others if o != puzzle.goal] for c, others in component.items()}, puzzle.start
+    )
+    meet = len(without_goal & set(component.get(puzzle.goal, ()))) > 1
+    return ends(probabilities, puzzle) + loops + meet
+
+
+def ends(probabilities: Floats, puzzle: MazePuzzle) -> int:
+    """Leaves of what goes on from the start, without the start."""
+    component = possible_cells(probabilities, puzzle)
+    return sum(len(others) == 1 and cell != puzzle.start for cell, others in component.items())
+
+
+def possible_cells(probabilities: Floats, puzzle: MazePuzzle) -> dict[Cell, list[Cell]]:
+    """The start's component of cells with p_c >= CANDIDATE, each with its neighbours in it.
+
+    The goal belongs to it once a neighbour does.
     """
     inside = {cell for cell in product(range(puzzle.size), repeat=2) if probabilities[cell] >= CANDIDATE}
     inside |= {puzzle.start, puzzle.goal}
     neighbours = {cell: [other for other in puzzle.neighbours(cell) if other in inside] for cell in inside}
-    component, waiting = {puzzle.start}, [puzzle.start]
+    return {cell: neighbours[cell] for cell in _reached(neighbours, puzzle.start)}
+
+
+def _reached(neighbours: Mapping[Cell, Sequence[Cell]], start: Cell) -> set[Cell]:
+    found, waiting = {start}, [start]
     while waiting:
-        fresh = [other for other in neighbours[waiting.pop()] if other not in component]
-        component.update(fresh)
+        fresh = [other for other in neighbours[waiting.pop()] if other not in found]
+        found.update(fresh)
         waiting += fresh
-    return sum(len(neighbours[cell]) == 1 and cell != puzzle.start for cell in component)
+    return found
 
 
 def angle_posterior(frame: NDArray[np.uint8], puzzle: RotationPuzzle, every: int = 15) -> tuple[NDArray, Floats]:

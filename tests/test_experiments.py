@@ -33,7 +33,7 @@ from minicos.experiments.base import (
     solid,
     together,
 )
-from minicos.experiments.chain_of_steps import left_open, nearest_answer, scattered
+from minicos.experiments.chain_of_steps import left_open, mean_answer, nearest_answer, scattered
 from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, ways
@@ -237,6 +237,16 @@ def test_a_blend_of_two_answers_leaves_more_open_than_its_null(name):
         null = scattered(blend[None], frames[0][None].astype(np.uint8), puzzle, str(index))[0]
         extra.append(left_open(blend, puzzle)[1] - left_open(null, puzzle)[1])
     assert np.mean(extra) > 0.1
+
+
+@pytest.mark.parametrize(("name", "size"), [("maze", 7), ("maze-braided", 6), ("rotation", 90), ("rotation-open", 90)])
+def test_a_blend_of_all_right_answers_is_seen_as_several(name, size):
+    """The positive control: a measure that does not find several in it could not find them in x0_hat."""
+    task = get_task(name)
+    for index in range(20):
+        puzzle = task.sample(0, index, size=size)
+        found, answers = left_open(mean_answer(puzzle), puzzle)[0], len(task.answers(puzzle))
+        assert found == 1 if answers == 1 else found >= 2, (index, found, answers)
 
 
 def _both(task, puzzle):

@@ -16,6 +16,7 @@ from minicos.measures import (
     cka,
     commitment,
     commitment_interval,
+    ends,
     entropy_bits,
     mean_interval,
     order_known,
@@ -69,6 +70,21 @@ def test_a_blend_of_two_routes_costs_a_bit_for_every_cell_in_doubt():
         doubtful = set(first) ^ set(second)
         assert path_entropy(p, puzzle) == pytest.approx(len(doubtful) / (len(first) - 1), rel=0.02)
         assert all(p[cell] == pytest.approx(0.5, abs=0.01) for cell in doubtful)
+
+
+def test_routes_that_part_and_meet_again_are_several_candidates():
+    """One more than there are loops, wherever the routes meet again; by their ends alone they would be one or none."""
+    for index in range(60):
+        puzzle = BRAIDED.sample(0, index, size=6)
+        first, second = puzzle.routes[:2]
+        frames = [BRAIDED.render(_showing(puzzle, shown), 5)[-1] for shown in (0, 1)]
+        assert candidates(cell_probabilities(frames[0], puzzle), puzzle) == 1
+        p = cell_probabilities(blend(*frames), puzzle)
+        passages = {
+            frozenset((c, o)) for c in {*first, *second} for o in puzzle.neighbours(c) if o in {*first, *second}
+        }
+        assert candidates(p, puzzle) == 2 + len(passages) - len({*first, *second}) >= 2
+        assert ends(p, puzzle) <= 1
 
 
 def _showing(puzzle, shown):

@@ -2,7 +2,8 @@
 
 A least-squares denoiser shows the mean of what is still possible. Where one answer is right, a blend measures what one
 forward pass cannot work out; where several are, the blend is right, and the steps have to break the tie. So both are
-shown side by side, and each picture beside its null: the right answer with the same errors, scattered at random.
+shown side by side, and each picture beside its null: the right answer with the same errors, scattered at random. The
+mean of all right answers shows what the measure would find in a perfect blend.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class ChainOfSteps(Experiment):
     paper = "About 72 % of 200 cases show several candidates at early steps (judged by eye, without a control)."
     picture = (
         "Three panels against the denoising step, a line for each task: the share of puzzles that x0_hat "
-        "solves, the candidates that it shows, and its entropy; dotted lines are the null. The fourth: the gap "
-        "between step 0 and the end against the length of the route."
+        "solves, the candidates that it shows, and its entropy; dotted lines are the null, dash-dotted ones a blend of "
+        "all right answers. The fourth: the gap between step 0 and the end against the length of the route."
     )
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end; on "
@@ -75,7 +76,8 @@ class ChainOfSteps(Experiment):
         solved_at_end = table[end].set_index(["task", "puzzle"])["solved"]
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
         table["gap"] = solved_at_end.loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
-        columns = ["solved", "candidates", "null_candidates", "extra_candidates", "entropy", "null_entropy", "gap"]
+        columns = ["solved", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
+        columns += ["entropy", "null_entropy", "gap"]
         by = ["task", "size", "length", "step", "sigma"]
         of_routes = table[table["task"].isin(ROUTES) & (table["step"] == 0)]
         of_routes = of_routes.groupby(["task", "length"]).filter(lambda rows: len(rows) >= FEW)
@@ -113,6 +115,8 @@ class ChainOfSteps(Experiment):
                 axis.fill_between(rows["step"], low, high, color=colour, alpha=0.2, linewidth=0)
                 if f"null_{column}" in rows:
                     axis.plot(rows["step"], rows[f"null_{column}"], ":", color=colour, linewidth=1)
+                if f"blend_{column}" in rows:
+                    axis.plot(rows["step"], rows[f"blend_{column}"], "-.", color=colour, linewidth=1)
         labels = ("solved by x0_hat, %", "candidates in x0_hat", "entropy of x0_hat, bits")
         for axis, label in zip(axes, labels, strict=False):
             axis.set(xlabel="denoising step", ylabel=label)
@@ -120,7 +124,8 @@ class ChainOfSteps(Experiment):
         axes[0].legend(fontsize=7)
         if not by_length.empty:
             plot_gaps(axes[3], by_length)
-        figure.suptitle(f"{title}\nsolid: one right answer, dashed: several, dotted: the null; bands: 95 %", fontsize=9)
+        lines = "solid: one right answer, dashed: several; dotted: the null, dash-dotted: a blend of all right answers"
+        figure.suptitle(f"{title}\n{lines}; bands: 95 %", fontsize=9)
         return figure
 
 
@@ -149,6 +154,7 @@ def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, 
             found = {"status": score.status, "solved": score.solved, "answer": score.answer}
             found |= dict(zip(("candidates", "entropy"), left_open(blend[-1], puzzle), strict=True))
             found |= dict(zip(("null_candidates", "null_entropy"), left_open(null, puzzle), strict=True))
+            found["blend_candidates"], _ = left_open(mean_answer(puzzle), puzzle)
             row.append({"step": step.index, "sigma": step.sigma, **found})
     return rows
 
@@ -160,6 +166,13 @@ def left_open(frame: NDArray[np.uint8], puzzle: Puzzle) -> tuple[int, float]:
         return candidates(probabilities, puzzle), path_entropy(probabilities, puzzle)
     _, weights = angle_posterior(frame, puzzle)
     return int((weights >= ORIENTATION).sum()), entropy_bits(weights)
+
+
+def mean_answer(puzzle: Puzzle) -> NDArray[np.uint8]:
+    """The positive control: the mean of the last frames of all right answers, which is the best guess at step 0."""
+    task = task_of(puzzle)
+    shown = range(len(task.answers(puzzle)))
+    return np.mean([task.render(replace(puzzle, shown=i), 2)[-1] for i in shown], axis=0).round().astype(np.uint8)
 
 
 def nearest_answer(frame: NDArray[np.uint8], puzzle: Puzzle) -> Puzzle:

@@ -60,7 +60,7 @@ def mazes(generator: Generator) -> list[Inputs]:
 
 def ends(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
     puzzle = MazePuzzle("maze", "", len(p), "", right.numpy(), down.numpy(), tuple(start), tuple(goal), (), 0)
-    return torch.tensor(measures.candidates(p.numpy(), puzzle))
+    return torch.tensor(measures.ends(p.numpy(), puzzle))
 
 
 def ends_through_walls(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
