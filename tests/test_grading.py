@@ -23,7 +23,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from minicos.errors import MinicosError
-from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks, checks_of, course, landlock
+from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, course, landlock, processes
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 from minicos.grading.pictures import HEAD, add_pictures
 
@@ -307,7 +307,8 @@ def test_the_kernel_holds_what_the_interpreter_cannot(source, tmp_path, monkeypa
     assert not verdict.passed
     assert "\n" not in verdict.message
     # The control: the same arena without Landlock gives the points away.
-    monkeypatch.setattr(checks, "ARENA", tmp_path / "arena.py")
+    monkeypatch.setattr(processes, "ARENA", tmp_path / "arena.py")
+    monkeypatch.setattr(processes, "_waiting", [])
     (tmp_path / "arena.py").write_text((ROOT / "minicos" / "grading" / "arena.py").read_text())
     (tmp_path / "landlock.py").write_text("def read_only(roots, closed): return False")
     assert verify(checks_of(NAME)["interpolate"], [source]) == Verdict(True)
@@ -402,6 +403,22 @@ def test_a_likely_mistake_has_a_message_of_its_own(name, source, hint):
     message = verify(checks_of(name)[re.search(r"def (\w+)", source)[1]], [source]).message
     assert hint in message
     assert "\n" not in message
+
+
+def test_a_submission_sees_nothing_of_the_one_before():
+    check, right = checks_of(NAME)["interpolate"], code(notebook(NAME).cells)
+    spoilt = "import builtins\ntorch.Tensor.__mul__ = torch.add\nbuiltins.kept = 1\ndef interpolate(*a): return a[0]"
+    assert not verify(check, [spoilt]).passed
+    assert verify(check, right) == Verdict(True)
+    assert "'kept' is not defined" in verify(check, ["def interpolate(*a): return kept"]).message
+
+
+def test_a_process_that_was_killed_is_replaced():
+    check, right = checks_of(NAME)["interpolate"], code(notebook(NAME).cells)
+    assert verify(check, right) == Verdict(True)
+    for arena in processes._waiting:
+        arena.kill()
+    assert verify(check, right) == Verdict(True)
 
 
 def test_a_cell_that_was_interrupted_does_not_stand_in_the_way():

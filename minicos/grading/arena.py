@@ -1,9 +1,9 @@
 """A process in which a student's code is run: it has inputs and no references, and nobody to hand the work to.
 
-Run as `python -I arena.py JOB`. JOB holds job.json {"cells", "given", "driver", "cases",
-"forbidden", "seconds", "cell_seconds", "off_limits"} and
-inputs.npz; what comes out is written to result.npz and result.json, which the caller has opened for it. This file
-imports nothing of minicos but `landlock`, which knows nothing of it, so no reference is ever in this process.
+Run as `python -I arena.py`; every line that it reads from then on is the folder of a job (`processes.run_arena`). A job
+is job.json {"cells", "given", "driver", "cases", "forbidden", "seconds", "cell_seconds", "off_limits"} and inputs.npz;
+what comes out is written to result.npz and result.json. This file imports nothing of minicos but `landlock`, which
+knows nothing of it, so no reference is ever in this process.
 
 Cells that fail are passed over: a student's notebook also holds experiments, which need minicos. `minicos` and names
 from it can be imported, so that a cell goes on until it uses them. Once they are through, the
@@ -18,6 +18,7 @@ import importlib
 import io
 import json
 import os
+import select
 import signal
 import sys
 import traceback
@@ -26,9 +27,11 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
+from matplotlib import pyplot  # noqa: F401 - every notebook imports it, which takes its time
 
 HIDDEN = ("minicos", "diffusers", "transformers", "accelerate", "peft", "lightning", "nbgrader", "sklearn")
 # What student code may not cause: other processes, the network, libraries that can do either.
@@ -185,6 +188,44 @@ def as_arrays(result: object) -> list[np.ndarray]:
     return [array.astype(np.float64)]
 
 
+def serve() -> None:
+    """Take jobs as they come, each in a fork of this process, and answer with its exit code; where forks of a process
+    that has imported torch are not safe (anywhere but on Linux), one job only, in this process.
+    """
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder = Path(line.rstrip("\n"))
+        if sys.platform != "linux":
+            run_and_end(folder)
+        child = os.fork()
+        if not child:
+            os.setsid()  # what it signals to its group reaches nobody else, and it can be ended with all that it began
+            run_and_end(folder)
+        print(exit_code(child, json.loads((folder / "job.json").read_text())["seconds"] + 1), flush=True)
+
+
+def exit_code(child: int, seconds: float) -> int:
+    """Of a process that is killed after so long, if it has not ended by itself; others of its group are killed, too."""
+    select.select([os.pidfd_open(child)], [], [], seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_and_end(folder: Path) -> NoReturn:
+    """A job, and then the end of this process, whatever the job does."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    os.chdir(folder)
+    code = 1
+    try:
+        main(folder)
+        code = 0
+    finally:
+        os._exit(code)
+
+
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     with np.load(folder / "inputs.npz", allow_pickle=False) as file:
@@ -235,4 +276,4 @@ def restored(value: object, stored: dict[str, torch.Tensor]) -> object:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve()

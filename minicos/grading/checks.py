@@ -6,17 +6,13 @@ compares here what comes back. So it makes no difference what the student's code
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import os
 import re
 import secrets
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -29,13 +25,12 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from minicos.errors import MinicosError
+from minicos.grading.processes import run_arena
 
 SEED_VARIABLE = "MINICOS_GRADER_SEED"
 SECONDS = 10.0  # of the student's code in one check
 CELL_SECONDS = 2.0  # of each cell that was run in a session: it remembers those that were interrupted, too
 LARGEST = 64 << 20  # bytes of a result
-STARTING = 60.0  # what Python and torch may take to start, on a machine that does other work too
-ARENA = Path(__file__).with_name("arena.py")
 
 Inputs = Mapping[str, object]
 
@@ -173,39 +168,15 @@ def _write_job(
 
 def _run(folder: Path) -> str:
     """Run the arena; why there is no result, "" where there is one."""
-    environment = {k: v for k, v in os.environ.items() if k in ("PATH", "SYSTEMROOT", "TMPDIR", "LD_LIBRARY_PATH")}
-    began = time.monotonic()
-    # A session of its own: a signal to its group reaches nobody else, and it can be ended with all that it has begun.
-    process = subprocess.Popen(
-        [sys.executable, "-I", str(ARENA), str(folder)],
-        cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    code = None
-    try:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(SECONDS + STARTING)
-    finally:
-        end_group(process)
-    if code == 0:
-        return ""
-    if code is not None and time.monotonic() - began < SECONDS:
+    code = run_arena(folder, SECONDS)
+    if code is None:
+        return (
+            f"your code was still running after {SECONDS:.0f} s, all cells of the notebook together: "
+            "is there a loop that does not end?"
+        )
+    if code:
         return f"your code ended the process (exit code {code}): does it call exit, or fill the memory?"
-    return (
-        f"your code was still running after {SECONDS:.0f} s, all cells of the notebook together: "
-        "is there a loop that does not end?"
-    )
-
-
-def end_group(process: subprocess.Popen) -> None:
-    """Kill a process that has a session of its own, and those in it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-    process.wait()
+    return ""
 
 
 def _explained(check: Check, cells: Sequence[str], raised: Raised) -> str:

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 from minicos.errors import MinicosError
 from minicos.files import replace_file
 from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, kernel
-from minicos.grading.checks import Verdict, end_group, verify
+from minicos.grading.checks import Verdict, verify
+from minicos.grading.processes import end_group
 
 if TYPE_CHECKING:
     from nbgrader.apps.api import NbGraderAPI
