@@ -418,6 +418,7 @@ def test_a_process_that_was_killed_is_replaced():
     assert verify(check, right) == Verdict(True)
     for arena in processes._waiting:
         arena.kill()
+        arena.wait()
     assert verify(check, right) == Verdict(True)
 
 

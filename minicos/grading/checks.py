@@ -164,6 +164,7 @@ def _write_job(
     }
     (folder / "job.json").write_text(json.dumps(job))
     np.savez(folder / "inputs.npz", **arrays)
+    (folder / "ran").touch()  # empty until the cells are through
 
 
 def _run(folder: Path) -> str:
