@@ -7,7 +7,29 @@ def ridge_scores(train, labels, test, penalty):
     w = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]).double(), x.T @ y)
 """
 
+CANDIDATES = """
+def candidates(p, right, down, start, goal):
+    size, start, goal = len(p), tuple(start), tuple(goal)
+    inside = {(r, c) for r in range(size) for c in range(size) if p[r, c] >= 0.25} | {start, goal}
+    def neighbours(cell):
+        r, c = cell
+        ways = [((r, c + 1), c + 1 < size and right[r, c]), ((r, c - 1), c > 0 and right[r, c - 1])]
+        ways += [((r + 1, c), r + 1 < size and down[r, c]), ((r - 1, c), r > 0 and down[r - 1, c])]
+        return [cell for cell, open in ways if open and cell in inside]
+    reached, waiting = {start}, [start]
+    while waiting:
+        fresh = set(neighbours(waiting.pop())) - reached
+        reached |= fresh
+        waiting += fresh
+    return sum(len(neighbours(cell)) == 1 for cell in reached if cell != start)
+"""
+THROUGH_WALLS = CANDIDATES.replace("if open and cell", "if cell")
+
 A2 = [
+    (THROUGH_WALLS, "a wall lies between"),
+    (CANDIDATES.replace(" if cell != start", ""), "where routes begin"),
+    (CANDIDATES.replace("in reached if", "in inside if"), "no way leads to"),
+    (CANDIDATES.replace("| {start, goal}", "| {start}"), "the goal belongs"),
     (
         """
 def noise_at_step(latents, noise, step, chosen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import inspect
 import json
 import re
 import signal
@@ -18,12 +19,12 @@ import answers_a3
 import answers_a4
 import nbformat
 import pytest
-from mistakes import MISTAKES
+from mistakes import CANDIDATES, MISTAKES
 from nbclient import NotebookClient
 from PIL import Image
 
 from minicos.errors import MinicosError
-from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, course, landlock, processes
+from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, a1_given, cell_of, checks_of, course, landlock, processes
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 from minicos.grading.pictures import HEAD, add_pictures
 
@@ -405,6 +406,24 @@ def test_a_likely_mistake_has_a_message_of_its_own(name, source, hint):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("threshold", [0.2, 0.3, 0.5])
+def test_another_threshold_is_noticed(threshold):
+    source = CANDIDATES.replace("0.25", str(threshold))
+    assert not verify(checks_of("a2_frames_or_steps")["candidates"], [source], seed=0).passed
+    assert verify(checks_of("a2_frames_or_steps")["candidates"], [CANDIDATES]) == Verdict(True)
+
+
+def test_a_later_exercise_may_use_earlier_ones_that_are_called_in_another_way():
+    cells = code(notebook(NAME).cells)
+    own = "def attention(q, k, v, mask): return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v"
+    block = inspect.getsource(a1_given.wan_block).replace(
+        "attention(query, key, value)", "attention(q=query, k=key, v=value, mask=None)"
+    )
+    assert verify(checks_of(NAME)["wan_block"], [*cells, own, block]) == Verdict(True)
+    without_scale = own.replace(" / q.shape[-1] ** 0.5", "")
+    assert not verify(checks_of(NAME)["wan_block"], [*cells, without_scale, block]).passed
+
+
 def test_a_submission_sees_nothing_of_the_one_before():
     check, right = checks_of(NAME)["interpolate"], code(notebook(NAME).cells)
     spoilt = "import builtins\ntorch.Tensor.__mul__ = torch.add\nbuiltins.kept = 1\ndef interpolate(*a): return a[0]"
@@ -449,8 +468,9 @@ def test_the_message_says_which_cell_broke_off():
 
 
 def test_a_magic_line_does_no_harm():
-    cell = "%matplotlib inline\ndef target_velocity(x0, noise): return noise - x0"
-    assert verify(checks_of(NAME)["target_velocity"], [cell]).passed
+    for line in ("%matplotlib inline", "torch.stack?", "?torch.stack", "display(torch.zeros(2))"):
+        cell = f"{line}\ndef target_velocity(x0, noise): return noise - x0"
+        assert verify(checks_of(NAME)["target_velocity"], [cell]).passed
     no_magic = "def target_velocity(x0, noise):\n    return (noise - x0) * (\n        4\n        % 3\n    )"
     assert verify(checks_of(NAME)["target_velocity"], [no_magic]).passed
 

@@ -103,10 +103,12 @@ def patches(video: Tensor, patch: int) -> Tensor:
 
 
 def grids(generator: Generator) -> list[Inputs]:
-    return [
-        {"frames": 3, "rows": 4, "columns": 5, "head_dim": 24},
-        {"frames": 5, "rows": 2, "columns": 3, "head_dim": 32},
-    ]
+    found = []
+    for head_dim in (24, 32):  # one that can be divided by 6, one that cannot
+        frames, rows, columns = (torch.randperm(5, generator=generator)[:3] + 2).tolist()
+        more = 12 * int(torch.randint(3, (), generator=generator))
+        found.append({"frames": frames, "rows": rows, "columns": columns, "head_dim": head_dim + more})
+    return found
 
 
 def angles(frames: int, rows: int, columns: int, head_dim: int) -> Tensor:

@@ -47,20 +47,34 @@ def bits(p: Tensor, moves: int) -> Tensor:
 
 
 def mazes(generator: Generator) -> list[Inputs]:
+    """Pictures of all kinds: many cells near the threshold, on both sides; routes that arrive; a goal beside the start,
+    and nothing else there.
+    """
+
+    def draw(size: int) -> Tensor:
+        return torch.rand(size, size, generator=generator).double()
+
     found = []
-    for size in (4, 5, 5, 6, 6, 7):
-        index = int(torch.randint(10**9, (), generator=generator))
-        puzzle = get_task("maze").sample(0, index, size=size)
-        p = torch.rand(size, size, generator=generator).double() ** 0.5
-        p[puzzle.start] = p[puzzle.goal] = float("nan")
+    for number, size in enumerate((4, 5, 5, 6, 6, 7, 7, 7)):
+        puzzle = get_task("maze").sample(0, int(torch.randint(10**9, (), generator=generator)), size=size)
+        p = torch.where(draw(size) < 0.3, 0.2 + 0.1 * draw(size), draw(size) ** 0.5)
+        if number % 2:
+            p[tuple(zip(*puzzle.route, strict=True))] = 1.0
+        goal = puzzle.route[1] if number in (3, 4) else puzzle.goal
+        if number == 4:
+            p[tuple(zip(*puzzle.neighbours(puzzle.start), strict=True))] = 0.0
+        p[puzzle.start] = p[goal] = float("nan")
         walls = {"right": torch.from_numpy(puzzle.right), "down": torch.from_numpy(puzzle.down)}
-        found.append({"p": p, **walls, "start": list(puzzle.start), "goal": list(puzzle.goal)})
+        found.append({"p": p, **walls, "start": list(puzzle.start), "goal": list(goal)})
     return found
 
 
+def as_puzzle(right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> MazePuzzle:
+    return MazePuzzle("maze", "", len(right), "", right.numpy(), down.numpy(), tuple(start), tuple(goal), (), 0)
+
+
 def ends(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
-    puzzle = MazePuzzle("maze", "", len(p), "", right.numpy(), down.numpy(), tuple(start), tuple(goal), (), 0)
-    return torch.tensor(measures.ends(p.numpy(), puzzle))
+    return torch.tensor(measures.ends(p.numpy(), as_puzzle(right, down, start, goal)))
 
 
 def ends_through_walls(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
@@ -69,10 +83,26 @@ def ends_through_walls(p: Tensor, right: Tensor, down: Tensor, start: list[int],
 
 def ends_with_start(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
     """Where the start itself is a dead end of its component, it is counted too."""
-    inside = {(r, c) for r, c in product(range(len(p)), repeat=2) if p[r, c] >= measures.CANDIDATE}
-    puzzle = MazePuzzle("maze", "", len(p), "", right.numpy(), down.numpy(), tuple(start), tuple(goal), (), 0)
-    ways = [cell for cell in puzzle.neighbours(tuple(start)) if cell in inside | {tuple(goal)}]
-    return ends(p, right, down, start, goal) + (len(ways) == 1)
+    onward = measures.possible_cells(p.numpy(), as_puzzle(right, down, start, goal))[tuple(start)]
+    return ends(p, right, down, start, goal) + (len(onward) == 1)
+
+
+def ends_anywhere(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
+    """Of cells that cannot be reached, too."""
+    puzzle = as_puzzle(right, down, start, goal)
+    inside = {cell for cell in product(range(len(p)), repeat=2) if p[cell] >= measures.CANDIDATE}
+    inside |= {puzzle.start, puzzle.goal}
+    onward = {cell: inside.intersection(puzzle.neighbours(cell)) for cell in inside - {puzzle.start}}
+    return torch.tensor(sum(len(others) == 1 for others in onward.values()))
+
+
+def ends_without_goal(p: Tensor, right: Tensor, down: Tensor, start: list[int], goal: list[int]) -> Tensor:
+    """p is nan at the goal, and so its cell is lost."""
+    down, right = down.clone(), right.clone()
+    row, column = goal
+    right[row, max(column - 1, 0) : column + 1] = False
+    down[max(row - 1, 0) : row + 1, column] = False
+    return ends(p, right, down, start, goal)
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------
@@ -83,15 +113,22 @@ def latents_and_noise(generator: Generator) -> dict[str, Tensor]:
 
 
 def steps_to_noise(generator: Generator) -> list[Inputs]:
-    return [{**latents_and_noise(generator), "step": step, "chosen": 3} for step in (2, 3, 5)]
+    chosen = int(torch.randint(1, 9, (), generator=generator))
+    return [
+        {**latents_and_noise(generator), "step": step, "chosen": chosen} for step in (chosen - 1, chosen, chosen + 2)
+    ]
 
 
 def frames_to_noise(generator: Generator) -> list[Inputs]:
-    return [{**latents_and_noise(generator), "chosen": chosen} for chosen in (0, 2, 3)]
+    order = torch.randperm(SHAPE[2], generator=generator).tolist()
+    return [{**latents_and_noise(generator), "chosen": chosen} for chosen in order[1:]]
 
 
 def sets_to_noise(generator: Generator) -> list[Inputs]:
-    sets = [(1, [1, 4], [0, 3]), (2, [1, 4], [0, 3]), (4, [4], [2]), (0, [0], []), (3, [], [1])]
+    one, other, third = torch.randperm(8, generator=generator)[:3].tolist()
+    a, b, c = torch.randperm(SHAPE[2], generator=generator)[:3].tolist()
+    sets = [(one, [one, other], [a, b]), (third, [one, other], [a, b]), (other, [other], [c]), (one, [one], [])]
+    sets.append((third, [], [a]))
     return [{**latents_and_noise(generator), "step": s, "steps": steps, "frames": frames} for s, steps, frames in sets]
 
 
@@ -192,6 +229,8 @@ CHECKS = (
         {
             "a wall lies between some of these cells": ends_through_walls,
             "the start is where routes begin, not an end of one": ends_with_start,
+            "there are ends that no way leads to from the start": ends_anywhere,
+            "the goal belongs to the cells, too: p is nan there": ends_without_goal,
         },
     ),
     Check(

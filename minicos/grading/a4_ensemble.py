@@ -82,11 +82,11 @@ def unpaired(one: Tensor, other: Tensor) -> Tensor:
 
 
 def costs(generator: Generator) -> list[Inputs]:
-    steps = int(torch.randint(10, 60, (), generator=generator))
+    steps, seeds, shared = (int(torch.randint(*ends, (), generator=generator)) for ends in ((20, 60), (3, 9), (2, 19)))
     return [
         {"seeds": 1, "steps": steps, "shared": 0},
-        {"seeds": 3, "steps": steps, "shared": 1},
-        {"seeds": 4, "steps": steps, "shared": steps},
+        {"seeds": seeds, "steps": steps, "shared": shared},
+        {"seeds": seeds + 1, "steps": steps, "shared": steps},
     ]
 
 

@@ -126,7 +126,7 @@ def run_cells(cells: list[str], seconds: float | None) -> tuple[dict, dict[int, 
 
     seconds: after which a cell is passed over, None for never.
     """
-    names: dict = {"__name__": "__main__", "torch": torch, "np": np}
+    names: dict = {"__name__": "__main__", "torch": torch, "np": np, "display": print}
     failures = {}
     for number, source in enumerate(cells):
         try:
@@ -142,8 +142,11 @@ def compiled(source: str) -> types.CodeType:
     try:
         return compile(source, "<your cell>", "exec")
     except SyntaxError:
-        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-        return compile(plain, "<your cell>", "exec")
+        lines = source.splitlines()
+        plain = [
+            "" if line.strip().startswith(("%", "!", "?")) or line.strip().endswith("?") else line for line in lines
+        ]
+        return compile("\n".join(plain), "<your cell>", "exec")
 
 
 @contextlib.contextmanager
