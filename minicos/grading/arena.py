@@ -209,7 +209,9 @@ def serve() -> None:
 
 def exit_code(child: int, seconds: float) -> int:
     """Of a process that is killed after so long, if it has not ended by itself; others of its group are killed, too."""
-    select.select([os.pidfd_open(child)], [], [], seconds)
+    ended = os.pidfd_open(child)
+    select.select([ended], [], [], seconds)
+    os.close(ended)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
