@@ -441,6 +441,19 @@ def test_a_process_that_was_killed_is_replaced():
     assert verify(check, right) == Verdict(True)
 
 
+def test_where_forks_are_not_safe_each_job_has_a_process_of_its_own(tmp_path, monkeypatch):
+    source = (ROOT / "minicos" / "grading" / "arena.py").read_text()
+    assert 'sys.platform != "linux"' in source
+    (tmp_path / "arena.py").write_text(source.replace('sys.platform != "linux"', "True"))
+    (tmp_path / "landlock.py").write_text((ROOT / "minicos" / "grading" / "landlock.py").read_text())
+    monkeypatch.setattr(processes, "ARENA", tmp_path / "arena.py")
+    monkeypatch.setattr(processes, "_waiting", [])
+    check = checks_of(NAME)["interpolate"]
+    assert verify(check, code(notebook(NAME).cells)) == Verdict(True)
+    assert "ended the process (exit code 3)" in verify(check, ["import os\nos._exit(3)"]).message
+    assert processes._waiting == []
+
+
 def test_a_cell_that_was_interrupted_does_not_stand_in_the_way():
     cells = ["while True: pass", "def target_velocity(x0, noise): return noise - x0"]
     assert verify(checks_of(NAME)["target_velocity"], cells, cell_seconds=1.0) == Verdict(True)
