@@ -128,4 +128,5 @@ def test_an_error_comes_through_and_ends_the_work(untrained_nano, two_cores, mon
     monkeypatch.setattr(parallel, "ThreadPoolExecutor", Pool)
     with pytest.raises(MinicosError, match="no such puzzle"):
         list(each(load(untrained_nano), work, range(1000)))
-    assert set(begun) <= {0, 1, 2}  # two threads: 0 and 1, and what came after 0
+    # Two threads: 0 and 1, and one more after 0, whichever of the others was not yet cancelled.
+    assert len(begun) <= 3

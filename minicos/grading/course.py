@@ -120,7 +120,8 @@ def autograde(course: Path, name: str, jobs: int, advance: Callable[[], None] = 
         advance()
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for done in as_completed([pool.submit(_in_own_process, course, name, one, most) for one in waiting]):
+            grade = partial(_in_own_process, course, name, most=most, threads=max(1, (os.cpu_count() or 1) // jobs))
+            for done in as_completed([pool.submit(grade, one) for one in waiting]):
                 done.result()
                 advance()
         finally:  # Ctrl-C: those under way are graded to the end
@@ -138,7 +139,7 @@ def students_of(course: Path, name: str) -> list[str]:
     return students
 
 
-def _in_own_process(course: Path, name: str, student: str, most: float) -> None:
+def _in_own_process(course: Path, name: str, student: str, most: float, threads: int) -> None:
     """What a worker leaves counts only if it comes to its end: student code could end it, and leave what it likes."""
     problem = ""
     _result_file(course, name, student).unlink(missing_ok=True)
@@ -148,7 +149,7 @@ def _in_own_process(course: Path, name: str, student: str, most: float) -> None:
         stdin=DEVNULL,
         stdout=DEVNULL,
         stderr=DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         start_new_session=True,  # a signal to its group reaches nobody else
     )
     try:
