@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import answers_a1
 import answers_a2
@@ -14,6 +15,7 @@ import pytest
 from mistakes import CANDIDATES, MISTAKES
 from submissions import NAME, ROOT, code, failed, notebook, with_answers
 
+from minicos.errors import MinicosError
 from minicos.grading import ASSIGNMENTS, a1_given, checks_of, course, landlock, processes
 from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
 
@@ -283,6 +285,20 @@ def test_a_process_that_was_killed_is_replaced():
         arena.kill()
         arena.wait()
     assert verify(check, right) == Verdict(True)
+
+
+def test_processes_are_handed_from_thread_to_thread_and_never_ended_in_use():
+    check, right = checks_of(NAME)["interpolate"], code(notebook(NAME).cells)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: verify(check, right), range(40))) == {Verdict(True)}
+
+
+def test_a_process_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "arena.py").write_text("raise MemoryError")
+    monkeypatch.setattr(processes, "ARENA", tmp_path / "arena.py")
+    monkeypatch.setattr(processes, "_waiting", [])
+    with pytest.raises(MinicosError, match="did not start: is there enough memory"):
+        verify(checks_of(NAME)["interpolate"], [])
 
 
 def test_where_forks_are_not_safe_each_job_has_a_process_of_its_own(tmp_path, monkeypatch):

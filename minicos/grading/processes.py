@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from threading import Timer
 
+from minicos.errors import MinicosError
+
 ARENA = Path(__file__).with_name("arena.py")
 STARTING = 60.0  # seconds that Python and torch may take to start, on a machine that does other work too
 
@@ -19,34 +21,38 @@ _waiting: list[subprocess.Popen] = []
 
 
 def run_arena(folder: Path, seconds: float) -> int | None:
-    """The exit code of the job in a folder, negative for a signal; None where it was still running after `seconds`."""
+    """The exit code of the job in a folder, negative for a signal; None where it was still running after `seconds`.
+
+    Raises MinicosError where Python does not start.
+    """
     arena = _taken() or _started()
     # An arena keeps the time itself. This is for one that student code has stopped, where the system lets it do that.
     last_resort = Timer(seconds + STARTING, end_group, [arena])
     last_resort.start()
-    began = time.monotonic()
+    began, answer = time.monotonic(), ""
     try:
-        arena.stdin.write(f"{folder}\n")
-        arena.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # one that has just died: its exit code is all that there is
+            arena.stdin.write(f"{folder}\n")
+            arena.stdin.flush()
         answer = arena.stdout.readline()
         code = int(answer) if answer else arena.wait()
-        late = time.monotonic() - began >= seconds
-        if answer:
-            _waiting.append(arena)
     finally:
         last_resort.cancel()
-        if arena not in _waiting:
+        if answer:
+            _waiting.append(arena)  # from here on it may be another thread's
+        else:
             end_group(arena)
-    return None if late else code
+    return None if code and time.monotonic() - began >= seconds else code
 
 
 def _taken() -> subprocess.Popen | None:
     """One that waits and lives."""
-    while _waiting:
-        arena = _waiting.pop()
-        if arena.poll() is None:
-            return arena
-        end_group(arena)
+    with contextlib.suppress(IndexError):  # none is left, maybe since another thread took the last one
+        while True:
+            arena = _waiting.pop()
+            if arena.poll() is None:
+                return arena
+            end_group(arena)
     return None
 
 
@@ -61,7 +67,11 @@ def _started() -> subprocess.Popen:
         text=True,
         start_new_session=True,  # a signal to its group reaches nobody else, and an interrupted cell leaves it alone
     )
-    arena.stdout.readline()  # it has imported what it needs
+    if not arena.stdout.readline():  # that it has imported what it needs
+        end_group(arena)
+        raise MinicosError(
+            "the process for checks did not start: is there enough memory? close other notebooks, try again"
+        )
     return arena
 
 
