@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import answers_a1
 import answers_a2
@@ -287,10 +286,17 @@ def test_a_process_that_was_killed_is_replaced():
     assert verify(check, right) == Verdict(True)
 
 
-def test_processes_are_handed_from_thread_to_thread_and_never_ended_in_use():
-    check, right = checks_of(NAME)["interpolate"], code(notebook(NAME).cells)
-    with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(lambda _: verify(check, right), range(40))) == {Verdict(True)}
+def test_a_process_that_another_thread_takes_at_once_is_not_ended(monkeypatch):
+    class Waiting(list):
+        def append(self, arena):
+            taken.append(arena)
+
+    taken = []
+    monkeypatch.setattr(processes, "_waiting", Waiting())
+    assert verify(checks_of(NAME)["interpolate"], code(notebook(NAME).cells)) == Verdict(True)
+    (arena,) = taken
+    assert arena.poll() is None
+    processes.end_group(arena)
 
 
 def test_a_process_that_does_not_start_is_one_line(tmp_path, monkeypatch):

@@ -1,0 +1,50 @@
+"""Rates of micro and its causal twin, as shipped and from a second training seed. Run: python benchmarks/seeds.py
+
+docs/seeds holds what `minicos evaluate --model RUN --n 200` wrote of the retrainings (`minicos train --preset PRESET
+--seed 2 --out RUN`), whose weights are not shipped. Difference: seed 2 minus seed 0, in points, and in standard errors
+of two independent rates (an estimate: the first puzzles are the same), each rate taken with Wilson's two pseudo-counts
+so that 0 and 100 % have an error too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from minicos.cards import EVALUATION_FILE, Row, rows_of
+from minicos.model import CHECKPOINTS
+
+SEEDS = Path(__file__).parent.parent / "docs" / "seeds"
+LEAST = 5  # below it no maze is held out
+
+Key = tuple[str, int, bool]
+
+
+def rows_by_key(path: Path) -> dict[Key, Row]:
+    rows = rows_of(json.loads(path.read_text()))
+    return {(r.task, r.size, r.rollout): r for r in rows if r.length == "all" and r.trained and r.size >= LEAST}
+
+
+def rate(row: Row) -> str:
+    low, high = row.end_interval
+    return f"{100 * row.end:.1f} [{100 * low:.1f}, {100 * high:.1f}], n = {row.n}"
+
+
+def variance(row: Row) -> float:
+    p = (row.end * row.n + 2) / (row.n + 4)
+    return p * (1 - p) / (row.n + 4)
+
+
+if __name__ == "__main__":
+    print("| preset | how | puzzles | seed 0 | seed 2 | difference | standard errors |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for preset in ("micro", "micro-causal"):
+        shipped = rows_by_key(CHECKPOINTS / preset / EVALUATION_FILE)
+        again = rows_by_key(SEEDS / f"{preset}-2.json")
+        for (task, size, rollout), row in shipped.items():
+            other = again[task, size, rollout]
+            apart = other.end - row.end
+            errors = abs(apart) / (variance(row) + variance(other)) ** 0.5
+            how = "frame by frame" if rollout else "jointly"
+            cells = f"`{preset}`", how, f"{task} {size}", rate(row), rate(other), f"{100 * apart:+.1f}", f"{errors:.1f}"
+            print(f"| {' | '.join(cells)} |")
