@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from minicos import load
@@ -26,6 +28,7 @@ from minicos.experiments.base import (
     Scale,
     easiest,
     edge,
+    evenly,
     judge,
     means,
     puzzles_for,
@@ -67,6 +70,16 @@ def reasoner(request, family, tiny_wan_folder):
 def folder(reasoner, tmp_path_factory) -> Path:
     """Where all experiments on one model are written: what one test has computed, another reads."""
     return tmp_path_factory.mktemp("replication")
+
+
+@given(st.integers(0, 300), st.integers(1, 60))
+def test_groups_keep_the_order_and_are_few_and_even(count, most):
+    groups = evenly(range(count), most)
+    assert list(itertools.chain(*groups)) == list(range(count))
+    sizes = {len(group) for group in groups}
+    assert max(sizes, default=0) <= most
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert (len(groups) - 1) * most < max(count, 1)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from minicos.tasks import Puzzle, get_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Item = TypeVar("Item")
 
 EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edge of a model's ability; over it: solid
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
@@ -142,8 +144,7 @@ def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
 
 def chunked(network: Reasoner, trials: list[Trial]) -> list[list[Trial]]:
     """Trials that need nothing of each other, in chunks."""
-    size = chunk_of(network)
-    return [trials[start : start + size] for start in range(0, len(trials), size)]
+    return evenly(trials, chunk_of(network))
 
 
 def grouped(
@@ -151,9 +152,16 @@ def grouped(
 ) -> list[list[Trial]]:
     """The trials of every puzzle and its number, a few puzzles a chunk: what they share is computed once."""
     trials = [trials_of(puzzle, index) for index, puzzle in enumerate(puzzles)]
-    size = max(1, chunk_of(network) // 6)
-    groups = [trials[start : start + size] for start in range(0, len(trials), size)]
+    groups = evenly(trials, max(1, chunk_of(network) // 6))
     return [[trial for of_puzzle in group for trial in of_puzzle] for group in groups]
+
+
+def evenly(items: Sequence[Item], most: int) -> list[list[Item]]:
+    """As few groups as hold `most` each, and about as many in each: of processes that take them in turn none waits
+    while another has a whole group more to do than it.
+    """
+    count = ceil(len(items) / most)
+    return [list(items[len(items) * i // count : len(items) * (i + 1) // count]) for i in range(count)]
 
 
 def chunk_of(network: Reasoner) -> int:
