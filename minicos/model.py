@@ -46,7 +46,7 @@ class Settings:
     boundary: share of the timesteps above which the high-noise expert works; None with a single expert.
     tasks: the sizes of each task that the model was trained on; empty where that is not known.
     siblings: for tasks that another network was trained on, its folder beside this one: they go by one name.
-    causal: self-attention looks at no later frame (`parts.make_frame_causal`).
+    causal: self-attention looks at no later frame (`causal.make_frame_causal`).
     batch: how many videos pass through the network at once in a sweep; part of the result, since matrix kernels differ
         in the last bits across batch shapes.
     dtype: of the transformer and the text encoder.
@@ -82,9 +82,9 @@ class Condition:
         """The same for these rows of the batch."""
         return Condition(self.channels[rows], {branch: text[rows] for branch, text in self.text.items()})
 
-    def first_frames(self, count: int) -> Condition:
-        """The same for a video of the first `count` latent frames."""
-        return Condition(self.channels[:, :, :count], self.text)
+    def frames(self, first: int, end: int) -> Condition:
+        """The same for the latent frames from `first` up to, but without, `end`."""
+        return Condition(self.channels[:, :, first:end], self.text)
 
 
 class Reasoner:
@@ -370,7 +370,8 @@ def load(name: str | Path | None = None) -> Reasoner:
     It is on a GPU where there is one. Raises MinicosError for an unknown name and for a folder that is missing,
     incomplete, damaged or of another kind.
     """
-    from minicos.parts import make_frame_causal, quicken
+    from minicos.causal import make_frame_causal
+    from minicos.parts import quicken
 
     name = name or os.environ.get("MINICOS_MODEL") or "micro"
     folder = _folder_of(str(name))

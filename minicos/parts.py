@@ -105,9 +105,14 @@ class CPUAttnProcessor(WanAttnProcessor):
             cos, sin = rotary_emb  # (1, tokens, 1, head_dim), each value twice
             turn = torch.complex(cos[..., 0::2], sin[..., 0::2])
             query, key = (_turned(states, turn) for states in (query, key))
+        key, value = self.looked_at(attn, key, value)
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return attn.to_out[0](attended.transpose(1, 2).flatten(2))
+
+    def looked_at(self, attn: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What the queries of a pass look at, both (batch, tokens, heads, head_dim): its own keys and values."""
+        return key, value
 
 
 def _turned(states: Tensor, turn: Tensor) -> Tensor:
@@ -141,48 +146,6 @@ def quicken(*transformers: WanTransformer3DModel) -> None:
         block.attn1.set_processor(CPUAttnProcessor())
         block.attn2.set_processor(CPUAttnProcessor())
         block.ffn.net[0] = CPUGELU(block.ffn.net[0].proj)
-
-
-class FrameCausalProcessor(WanAttnProcessor):
-    """Wan's self-attention where a token looks at its own frame and at earlier ones, never at a later one.
-
-    plain: the processor that it hands the mask to.
-    """
-
-    def __init__(self, plain: WanAttnProcessor) -> None:
-        super().__init__()
-        self.plain = plain
-        self.frames = 1
-
-    def watch(self, transformer: WanTransformer3DModel, inputs: tuple) -> None:
-        """Before each pass: how many frames the tokens are to be divided into."""
-        self.frames = inputs[0].shape[2] // transformer.config.patch_size[0]
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        mask = frame_causal_mask(self.frames, hidden_states.shape[1] // self.frames, hidden_states.device)
-        return self.plain(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
-
-
-def frame_causal_mask(frames: int, tokens: int, device: torch.device | None = None) -> Tensor:
-    """Bool (frames * tokens, frames * tokens), True where the row's token may look at the column's."""
-    frame = torch.arange(frames, device=device).repeat_interleave(tokens)
-    return frame[:, None] >= frame
-
-
-def make_frame_causal(transformer: WanTransformer3DModel) -> None:
-    """Give every block's self-attention the frame-causal mask. Attention to the text stays as it is."""
-    processor = FrameCausalProcessor(transformer.blocks[0].attn1.processor)
-    for block in transformer.blocks:
-        block.attn1.set_processor(processor)
-    # A bound method, not a closure: a deep copy of the transformer then watches with its own copy of the processor.
-    transformer.register_forward_pre_hook(processor.watch)
 
 
 class PixelVAE(ModelMixin, ConfigMixin):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minicos import flow
+from minicos.causal import frame_memory
 from minicos.errors import MinicosError
 from minicos.model import Branch, Condition, Reasoner
 from minicos.runs import SITES, Address, Batch, Intervention, Run, Site, check_range, company, noise_for
@@ -241,7 +242,7 @@ def _denoise(
     """One Euler step of one batch, with its interventions."""
     recorded: dict[tuple[str, str, int | None], Tensor] = {}
     latents = batch.changed(latents, at)
-    velocities = _velocities(reasoner, latents, at.step.timestep, at, condition, batch, watching, recorded)
+    velocities = _velocities(reasoner, latents, at, condition, batch, watching, recorded)
     velocities["guided"] = _changed_velocity(velocities["guided"], latents, batch, at)
     for recorder in watching:
         if recorder.site != "block" and recorder.branch in velocities:
@@ -261,8 +262,12 @@ def rollout(
     """Solve puzzles frame by frame, as chain-of-frames has it: each from pure noise, after earlier ones are done.
 
     Frame 0 is the given image. Frame f is denoised by the whole schedule while the frames before it are clean and
-    say so (timestep 0), and no later frame exists. The noise is that of `sample`. Only a model that was trained with
-    clean earlier frames (`micro-causal`) knows such inputs. Raises MinicosError as `sample` does.
+    say so (timestep 0), and no later frame exists. The noise is that of `sample`. Each frame passes alone, for earlier
+    ones are remembered (`causal.FrameMemory`): all together, a rollout costs about what a joint run of as many steps
+    does, and one pass of each frame more.
+
+    Raises MinicosError as `sample` does, and for a network that is not frame-causal (`micro-causal` is): it has never
+    seen clean frames beside noisy ones, nor a frame without those that follow.
     """
     return rollout_runs(reasoner, [Run(puzzle, seed) for puzzle in puzzles], schedule=schedule)
 
@@ -276,19 +281,22 @@ def rollout_runs(
         raise MinicosError("interventions act on all frames of a step together: a rollout takes none")
     puzzles = [run.puzzle for run in runs]
     reasoner = _network_for(reasoner, puzzles)
+    if not reasoner.settings.causal:
+        raise MinicosError(f"{reasoner.settings.name} is not frame-causal, a rollout needs one that is: micro-causal")
     schedule = reasoner.schedule() if schedule is None else schedule
     condition = reasoner.condition(puzzles)
     batch = Batch(list(runs), *extents(reasoner, condition))
     latents = _State.beginning(batch.runs, reasoner, batch.extent).latents
     latents[:, :, 0] = condition.channels[:, -reasoner.latent_channels :, 0]
-    for frame in range(1, latents.shape[2]):
-        visible = condition.first_frames(frame + 1)
-        times = torch.zeros(len(latents), frame + 1, device=latents.device)
-        for step in schedule:
-            at = Address("latents", step, reasoner.expert_name(step.timestep))
-            times[:, frame] = step.timestep
-            velocity = _velocities(reasoner, latents[:, :, : frame + 1], times, at, visible, batch, (), {})["guided"]
-            latents[:, :, frame] = flow.euler_step(latents[:, :, frame], velocity[:, :, frame], step)
+    frames = latents.shape[2]
+    with frame_memory(reasoner.transformer) as memory:
+        for frame in range(frames):
+            memory.frame, now, visible = frame, slice(frame, frame + 1), condition.frames(frame, frame + 1)
+            for step in schedule if frame > 0 else ():
+                velocity = reasoner.velocity(latents[:, :, now], step.timestep, visible, "cond")
+                latents[:, :, now] = flow.euler_step(latents[:, :, now], velocity, step)
+            if frame + 1 < frames:  # a pass that says it is clean, for later ones to look at
+                reasoner.velocity(latents[:, :, now], 0.0, visible, "cond")
     return Trajectory(list(batch.runs), schedule, latents, reasoner.decode(latents))
 
 
@@ -312,7 +320,6 @@ def extents(reasoner: Reasoner, condition: Condition) -> tuple[tuple[int, int, i
 def _velocities(
     reasoner: Reasoner,
     latents: Tensor,
-    timestep: Tensor | float,
     at: Address,
     condition: Condition,
     batch: Batch,
@@ -325,7 +332,7 @@ def _velocities(
     velocities = {}
     for branch in branches:
         with _block_hooks(reasoner, replace(at, site="block", branch=branch), batch, watching, recorded):
-            velocities[branch] = reasoner.velocity(latents, timestep, condition, branch)
+            velocities[branch] = reasoner.velocity(latents, at.step.timestep, condition, branch)
     guided = flow.guide(velocities["cond"], velocities["uncond"], scale) if scale > 1 else velocities["cond"]
     return {**velocities, "guided": guided}
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,9 +75,9 @@ class Sweep:
 
     def evaluations(self) -> int:
         """Videos that pass through the network, all steps and both branches of guidance counted."""
-        if self.frame_by_frame:
-            frames = self.reasoner.latent_frames - 1
-            return self.branches * frames * len(self.schedule) * sum(map(len, self.chunks))
+        if self.frame_by_frame:  # every frame but the given one has a pass of its own for each step, and a last one
+            frames = self.reasoner.latent_frames
+            return ceil(sum(map(len, self.chunks)) * (frames - 1) * (len(self.schedule) + 1) / frames)
         sharings = (Sharing(self.reasoner, [t.run for t in chunk], self.schedule) for chunk in self.chunks)
         return self.branches * sum(sharing.evaluations() for sharing in sharings)
 

@@ -29,12 +29,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minicos import flow
 from minicos.cards import TRAINING_FILE, provenance
+from minicos.causal import make_frame_causal
 from minicos.curves import CURVE_FILE, curve_of_run, read_curve, verdict, write_curve
 from minicos.errors import MinicosError
 from minicos.evaluation import solve
 from minicos.files import prepare_folder
 from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
-from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder, make_frame_causal
+from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
 from minicos.tasks import get_task, vocabulary
 from minicos.tasks.rotation import RotationTask, loosen

@@ -6,8 +6,8 @@ from copy import copy, deepcopy
 
 import torch
 
+from minicos.causal import make_frame_causal
 from minicos.model import Reasoner
-from minicos.parts import make_frame_causal
 
 
 def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
@@ -26,7 +26,7 @@ def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
 
 
 def frame_causal(reasoner: Reasoner) -> Reasoner:
-    """The same weights under the frame-causal mask (`parts.make_frame_causal`); the given network stays as it is."""
+    """The same weights under the frame-causal mask (`causal.make_frame_causal`); the given network stays as it is."""
     masked = copy(reasoner)
     for part in ("transformer", "transformer_2"):
         if getattr(reasoner, part) is not None:

@@ -11,9 +11,9 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from minicos import get_task, load, parallel, sample
+from minicos.causal import make_frame_causal
 from minicos.errors import MinicosError
 from minicos.parallel import each, lanes
-from minicos.parts import make_frame_causal
 
 
 @pytest.fixture(params=["nano", "tiny_wan"], scope="module")

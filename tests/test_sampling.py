@@ -237,7 +237,7 @@ def causal(tmp_path_factory):
 
 def velocity_of(reasoner, latents, timestep=500.0):
     """Of the first frames of a 3x3 maze."""
-    condition = reasoner.condition(mazes(len(latents), size=3)).first_frames(latents.shape[2])
+    condition = reasoner.condition(mazes(len(latents), size=3)).frames(0, latents.shape[2])
     return reasoner.velocity(latents, timestep, condition, "cond").detach()
 
 
@@ -309,10 +309,26 @@ def test_a_rollout_is_joint_sampling_of_each_frame_after_clean_ones(causal):
     assert not torch.allclose(run.latents, sample(causal, puzzles, 7, schedule=schedule).latents, atol=0.1)
 
 
-def test_a_rollout_of_the_two_expert_wan_runs_too(tiny_wan):
-    run = rollout(tiny_wan, mazes(1), 0)
-    assert run.latents.shape == sample(tiny_wan, mazes(1), 0).latents.shape
-    assert torch.isfinite(run.latents).all()
+@pytest.mark.parametrize("name", ["untrained_nano", "tiny_wan"])
+def test_a_rollout_needs_a_causal_network(name, request):
+    model = request.getfixturevalue(name)
+    with pytest.raises(MinicosError, match="is not frame-causal"):
+        rollout(model if name == "tiny_wan" else load(model), mazes(1), 0)
+
+
+def test_a_rollout_leaves_the_network_as_it_was(causal, monkeypatch):
+    def state():
+        return [block.attn1.processor for block in causal.transformer.blocks], len(
+            causal.transformer.rope._forward_hooks
+        )
+
+    before = state()
+    rollout(causal, mazes(1, size=3), schedule=causal.schedule(1))
+    assert state() == before
+    monkeypatch.setattr(causal, "velocity", None)
+    with pytest.raises(TypeError):
+        rollout(causal, mazes(1, size=3))
+    assert state() == before
 
 
 # --- one name, several networks -------------------------------------------------------------------------------------

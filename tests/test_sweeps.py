@@ -8,6 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -192,13 +194,15 @@ def test_what_one_of_two_processes_left_another_run_finishes(model, undisturbed,
 
 def test_a_sweep_frame_by_frame_is_a_rollout(untrained_nano, tmp_path):
     reasoner = load(untrained_nano)
+    reasoner.settings = replace(reasoner.settings, causal=True)
     plain = [[trial for trial in chunk if not trial.run.interventions] for chunk in sweep_of(reasoner).chunks]
     sweep = Sweep("rollout", reasoner, plain, reasoner.schedule(STEPS), measure, frame_by_frame=True)
     table = run_sweep(sweep, tmp_path / "sweep")
     puzzles = [chunk[0].run.puzzle for chunk in plain]
     alone = [rollout(reasoner, [puzzle], schedule=reasoner.schedule(STEPS)).latents.mean() for puzzle in puzzles]
     assert np.allclose(table["mean"], alone, atol=1e-4)
-    assert sweep.evaluations() == CHUNKS * (reasoner.latent_frames - 1) * STEPS
+    frames = reasoner.latent_frames
+    assert sweep.evaluations() == ceil(CHUNKS * (1 + (frames - 1) * STEPS + frames - 2) / frames)
     sweep = Sweep(
         "rollout", reasoner, sweep_of(reasoner).chunks, reasoner.schedule(STEPS), measure, frame_by_frame=True
     )

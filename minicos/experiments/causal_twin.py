@@ -2,9 +2,10 @@
 
 If reasoning went along frames, a network that looks at earlier frames only, and works them out one after the other,
 should lose nothing. The mask alone does not make a chain of frames, since all frames are still denoised together; so
-the twin is run both ways, jointly and frame by frame. At equal steps a rollout costs more passes; it is also run with
-few steps a frame, and then costs as much. The control is the network's own weights under the mask, which it never
-learned to live with. And at equal solved rate, on the puzzles that both solve: what does noise cost each of them?
+the twin is run both ways, jointly and frame by frame, with as many steps for each frame; as earlier frames are
+remembered, that costs about the same (`sampling.rollout`). The control is the network's own weights under the mask,
+which it never learned to live with. And at equal solved rate, on the puzzles that both solve: what does noise cost
+each of them?
 """
 
 from __future__ import annotations
@@ -68,33 +69,28 @@ class CausalTwin(Experiment):
         for where in (edge, solid):
             puzzles = puzzles_for(network, task, scale, where=where)
             runs = partial(trials_of, puzzles=puzzles, where=where.__name__)
-            own = len(network.schedule())
-            few = max(1, own // (network.latent_frames - 1))  # a rollout with so few a frame costs as much as one run
-            ways = [(JOINT, network, own), (JOINT, network, few), (MASKED, frame_causal(network), own)]
-            if twin:
-                ways += [(way, twin, steps) for way in (TWIN, ROLLOUT) for steps in (own, few)]
-            for way, model, steps in ways:
-                found.append(sweep_of(model, way, steps, runs(way=way, steps=steps)))
+            ways = [(JOINT, network), (MASKED, frame_causal(network))]
+            ways += [(TWIN, twin), (ROLLOUT, twin)] if twin else []
+            found += [sweep_of(model, way, runs(way=way)) for way, model in ways]
             if where is solid and twin:
                 done = {
                     "noise at frame": noise_at_frame(network.latent_frames // 2),
-                    "noise at step": noise_at_step(own // 2),
+                    "noise at step": noise_at_step(len(network.schedule()) // 2),
                 }
                 for way, model in ((JOINT, network), (TWIN, twin)):
                     for family, noise in done.items():
-                        trials = runs(way=way, steps=own, family=family, interventions=(noise,))
-                        found.append(sweep_of(model, way, own, trials))
+                        trials = runs(way=way, family=family, interventions=(noise,))
+                        found.append(sweep_of(model, way, trials))
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
-        own = table["steps"].max()
         plain = table[table["family"] == "run"]
-        clean = {way: plain[(plain["way"] == way) & (plain["steps"] == own)] for way in (JOINT, TWIN)}
+        clean = {way: plain[plain["way"] == way] for way in (JOINT, TWIN)}
         solved = {way: rows.set_index(["where", "puzzle"])["solved"] for way, rows in clean.items()}
         keys = pd.MultiIndex.from_frame(table[["where", "puzzle"]])
         table["behind"] = solved[JOINT].loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
-        by = ["where", "size", "way", "steps", "family"]
+        by = ["where", "size", "way", "family"]
         parts = [means(table[table["family"] == "run"], by, ["solved", "right", "behind"])]
         noised = table[table["family"] != "run"]
         if len(noised):
@@ -107,8 +103,7 @@ class CausalTwin(Experiment):
         rows = summary[(summary["way"] == ROLLOUT) & (summary["where"] == "edge") & (summary["family"] == "run")]
         if rows.empty:
             return Verdict("unclear", "Nothing to judge by: no causal twin of this network was trained.")
-        most = rows[rows["steps"] == rows["steps"].max()]
-        return joined([(f"mazes of size {row['size']}", *judged(row, "behind", AHEAD)) for _, row in most.iterrows()])
+        return joined([(f"mazes of size {row['size']}", *judged(row, "behind", AHEAD)) for _, row in rows.iterrows()])
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
@@ -117,7 +112,7 @@ class CausalTwin(Experiment):
         axes = figure.subplots(1, 3)
         for axis, where in zip(axes, ("edge", "solid"), strict=False):
             here = summary[(summary["where"] == where) & (summary["family"] == "run")]
-            _bars(axis, here, "solved", [f"{row['way']}, {row['steps']} steps" for _, row in here.iterrows()])
+            _bars(axis, here, "solved", list(here["way"]))
             axis.set(xlabel="solved, %")
             axis.set_title(f"{where}: maze {here['size'].iloc[0]}, n = {here['n'].iloc[0]}", fontsize=9)
         noised = summary[summary["family"] != "run"]
@@ -128,24 +123,21 @@ class CausalTwin(Experiment):
         return figure
 
 
-def sweep_of(model: Reasoner, way: str, steps: int, trials: list[Trial]) -> Sweep:
+def sweep_of(model: Reasoner, way: str, trials: list[Trial]) -> Sweep:
     labels = trials[0].labels
-    name = (
-        "-".join(str(labels[key]) for key in ("where", "way", "steps", "family")).replace(", ", "-").replace(" ", "-")
-    )
+    name = "-".join(str(labels[key]) for key in ("where", "way", "family")).replace(", ", "-").replace(" ", "-")
     measure = partial(judged_frames, per_latent=model.frames_per_latent)
-    return Sweep(name, model, chunked(model, trials), model.schedule(steps), measure, frame_by_frame=way == ROLLOUT)
+    return Sweep(name, model, chunked(model, trials), model.schedule(), measure, frame_by_frame=way == ROLLOUT)
 
 
 def trials_of(
     puzzles: list[Puzzle],
     where: str,
     way: str,
-    steps: int,
     family: str = "run",
     interventions: tuple[Intervention, ...] = (),
 ) -> list[Trial]:
-    labels = {"where": where, "size": puzzles[0].size, "way": way, "steps": steps, "family": family}
+    labels = {"where": where, "size": puzzles[0].size, "way": way, "family": family}
     return [Trial(Run(p, 0, interventions), {**labels, "puzzle": i}) for i, p in enumerate(puzzles)]
 
 
