@@ -19,7 +19,6 @@ class Recipe:
 
     Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
     history: share of the batches in which the first frames are clean, as in a rollout, and only the others learned.
-    loose: share of the rotations that turn loose cells instead of a shape.
     validate: (task, size) whose solved rate is logged every `validate_every` steps.
     """
 
@@ -35,7 +34,6 @@ class Recipe:
     shift: float = 3.0
     prompt_dropout: float = 0.1
     history: float = 0.0
-    loose: float = 0.0
     validate_every: int = 500
     save_every: int = 100
 
@@ -83,7 +81,7 @@ RECIPES = {
         validate_every=1000,
     ),
     "micro-rotation": Recipe(
-        steps=18_000,
+        steps=15_000,
         tokens=4000,
         cooldown=0.6,
         stages=(
@@ -98,7 +96,6 @@ RECIPES = {
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
         validate_every=1000,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
-        loose=0.5,  # else an unseen shape turns into one that is known by heart
     ),
     "micro-occlusion": Recipe(
         steps=7600,

@@ -38,7 +38,6 @@ from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
 from minicos.tasks import get_task, vocabulary
-from minicos.tasks.rotation import RotationTask, loosen
 
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
 RESUME_FILE = "last.ckpt"
@@ -100,8 +99,6 @@ class Batches(IterableDataset):
         count = max(1, self.recipe.tokens // (self.frames * height * width // PATCH**2))
         first = (number * self.world + self.rank) * count
         puzzles = [task.sample(self.seed, first + i, size=size) for i in range(count)]
-        if self.recipe.loose and isinstance(task, RotationTask):
-            puzzles = [loosen(p) if rng.random() < self.recipe.loose else p for p in puzzles]
         video = to_latent_range(np.stack([task.render(p, self.frames) for p in puzzles]))
         prompts = ["" if rng.random() < self.recipe.prompt_dropout else p.prompt for p in puzzles]
         generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)

@@ -48,7 +48,6 @@ BORDER_COLOUR = (120, 120, 120)
 COLOURS = ((220, 0, 0), (0, 90, 220), (0, 140, 60), (150, 0, 180), (255, 130, 0))
 
 SHAPE_CELLS = (4, 5, 6, 7)
-LOOSE = "/loose"  # what the key of a puzzle ends with whose shape gave way to loose cells
 
 READ_EVERY = 5  # degrees between the orientations that a frame is compared with
 TOLERANCE = 15  # degrees by which an orientation may miss
@@ -317,30 +316,6 @@ def shape_structure(shape: Shape) -> bytes:
 def cell_colours(shape: Shape, colours: tuple[Colour, Colour]) -> NDArray[np.float32]:
     """(GRID * GRID, 3): the colour of every cell, white where the shape has none."""
     return np.array([WHITE, *colours], np.float32)[shape.ravel()]
-
-
-def loosen(puzzle: RotationPuzzle) -> RotationPuzzle:
-    """The same turn of loose cells: any number of them, anywhere on the grid, in the puzzle's two colours.
-
-    For training alone. Shapes of the training split are few enough (366, apart from their images) to be learned by
-    heart, and then an unseen one turns into one that is known; what holds for loose cells has to hold for any shape.
-    No arrangement has the structure of a shape that is held out.
-    """
-    *examples, (_, colours, angle) = puzzle.panels
-    key = f"{puzzle.key}{LOOSE}"
-    rng = puzzle_rng(key)
-    while split_of(shape_structure(cells := random_cells(rng))) != "train":
-        pass
-    return replace(puzzle, key=key, panels=(*examples, (cells, colours, angle)))
-
-
-def random_cells(rng: Random) -> Shape:
-    """1 to 8 cells, connected or not, each in one of the two colours."""
-    cells = np.zeros(GRID * GRID, np.uint8)
-    count = pick(range(1, GRID * GRID), rng)
-    while (cells > 0).sum() < count:
-        cells[int(rng.random() * GRID * GRID)] = 1 + int(rng.random() * 2)
-    return cells.reshape(GRID, GRID)
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------
