@@ -247,7 +247,7 @@ class Reasoner:
         """The predicted velocity of one branch, shaped as `latents`.
 
         timestep: a float; or (batch,) where each video has its own; or (batch, frames) where each latent frame has,
-        as Wan2.2's smaller model takes them, one a token (training and rollout; all on one side of the boundary).
+        as Wan2.2's smaller model takes them, one a token (training; all on one side of the boundary).
         """
         times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device)
         expert = self.bring(self.expert(float(times.max())))
