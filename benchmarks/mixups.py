@@ -1,0 +1,54 @@
+"""How often a checkpoint solves open rotations, by the cells in which their two answers differ.
+
+Run: python benchmarks/mixups.py [--model micro-rotation] [--n 500]
+
+Draws: how often such shapes are drawn, of DRAWS puzzles of each split. Solved: of n test puzzles, in per cent with
+95 % intervals (Wilson).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+import numpy as np
+
+from minicos import load
+from minicos.evaluation import CHUNK, held_out, solve
+from minicos.measures import wilson_interval
+from minicos.tasks import Puzzle, Split, get_task
+from minicos.tasks.rotation import cells_apart
+
+TASK, SIZE, DRAWS = "rotation-open", 90, 5000
+
+
+def apart(puzzle: Puzzle) -> int:
+    return cells_apart(puzzle.panels[-1][0])
+
+
+def draws(split: Split) -> dict[int, float]:
+    """For each number of cells apart, its share of the draws."""
+    puzzles = (get_task(TASK).sample(0, index, size=SIZE, split=split) for index in range(DRAWS))
+    return {cells: count / DRAWS for cells, count in Counter(map(apart, puzzles)).items()}
+
+
+def main(model: str, n: int) -> None:
+    reasoner, puzzles = load(model), held_out(TASK, SIZE, n)
+    outcomes = [o for start in range(0, n, CHUNK) for o in solve(reasoner, puzzles[start : start + CHUNK])]
+    train, test = draws("train"), draws("test")
+    print("| cells apart | draws, train | draws, test | n | solved |")
+    print("| --- | --- | --- | --- | --- |")
+    for cells in sorted({*train, *test}):
+        solved = np.array([o.end.solved for o in outcomes if apart(o.puzzle) == cells])
+        shares = [f"{100 * split.get(cells, 0):.1f} %" for split in (train, test)]
+        low, high = wilson_interval(solved) if len(solved) else (0, 1)
+        rate = f"{100 * solved.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]" if len(solved) else "-"
+        print(f"| {cells} | {' | '.join(shares)} | {len(solved)} | {rate} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="micro-rotation")
+    parser.add_argument("--n", type=int, default=500)
+    options = parser.parse_args()
+    main(options.model, options.n)
