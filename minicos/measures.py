@@ -165,13 +165,20 @@ def commitment_interval(stay: Floats, chance: Floats) -> tuple[float, float, flo
     """The commitment of a group of puzzles and its 95 % bootstrap interval.
 
     stay, chance: (puzzles,), for each the share of its restarts, and of its independent seeds, that agree with the run.
+    Where every resample has the same commitment, the rule of three, as in `mean_interval`.
     """
+    value = commitment(float(np.mean(stay)), float(np.mean(chance)))
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(stay), (2000, len(stay)))
     stays, chances = np.asarray(stay)[rows].mean(1), np.asarray(chance)[rows].mean(1)
     draws = (stays - chances) / np.where(chances < 1, 1 - chances, np.nan)
-    low, high = np.nanpercentile(draws, [2.5, 97.5]) if not np.isnan(draws).all() else (np.nan, np.nan)
-    return commitment(float(np.mean(stay)), float(np.mean(chance))), float(low), float(high)
+    draws = draws[~np.isnan(draws)]
+    if not draws.size:
+        return value, float("nan"), float("nan")
+    if np.ptp(draws) == 0:
+        return value, *mean_interval(np.full(len(stay), value))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return value, float(low), float(high)
 
 
 def agreement(answers: Sequence[Sequence[object]]) -> float:

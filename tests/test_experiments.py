@@ -39,7 +39,7 @@ from minicos.experiments.base import (
 from minicos.experiments.chain_of_steps import left_open, mean_answer, nearest_answer, scattered
 from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
-from minicos.experiments.self_correction import flip_together, ways
+from minicos.experiments.self_correction import flip_together, shown, ways
 from minicos.model import CHECKPOINTS, save
 from minicos.replication import findings_table, replicate
 from minicos.tasks import get_task
@@ -277,6 +277,41 @@ def test_the_nearest_answer_is_found_among_several():
             assert nearest_answer(frame, puzzle).shown == other.shown
 
 
+# --- commitment -----------------------------------------------------------------------------------------------------
+
+
+def commitment_table(committed_from: int, readable: int) -> pd.DataFrame:
+    """60 runs of each task, of which `readable` have an answer; restarts come to it again from step committed_from on,
+    before it as seldom as another seed: one time in three."""
+    rows = []
+    for task, puzzle in itertools.product(("maze-braided", "rotation-open"), range(60)):
+        own = "x" if puzzle < readable else ""
+        other = "x" if puzzle % 3 == 0 else "y"
+        runs = [("run", 0, own), ("another seed", 0, other)]
+        runs += [("x0_hat noised again", s, own if s >= committed_from else other) for s in (1, 5, 11)]
+        rows += [(task, 7, puzzle, *run, run[2] == "x") for run in runs]
+    return pd.DataFrame(rows, columns=["task", "size", "puzzle", "family", "step", "answer", "right"])
+
+
+@pytest.mark.parametrize(("committed_from", "status"), [(5, "shown"), (1, "not shown"), (11, "not shown")])
+@pytest.mark.parametrize("readable", [60, 45])
+def test_commitment_is_judged_in_the_middle_and_at_the_first_restart(committed_from, status, readable):
+    """A run without an answer cannot stay with it: as many as there are, they change nothing."""
+    experiment = get_experiment("commitment")
+    summary = experiment.summarise({"all": commitment_table(committed_from, readable)}, {})
+    assert set(summary["n"]) == {readable}
+    assert summary[summary["step"] == 11]["commitment"].tolist() == [1, 1]
+    assert experiment.verdict(summary).status == status
+    assert len(experiment.plot(summary, "test").axes) == 2
+
+
+def test_runs_without_any_answer_are_no_evidence():
+    experiment = get_experiment("commitment")
+    summary = experiment.summarise({"all": commitment_table(1, 0)}, {})
+    assert summary.empty
+    assert experiment.verdict(summary).status == "unclear"
+
+
 # --- self-correction ------------------------------------------------------------------------------------------------
 
 
@@ -294,21 +329,39 @@ def test_frames_that_flip_together(frames, together):
 
 
 def test_the_ways_from_wrong_to_right_are_told_apart():
-    columns = ["puzzle", "step", "right", "readable", "frames"]
+    columns = ["puzzle", "step", "right", "wrong", "frames"]
     stories = {
-        "corrected": [(False, True, "f0"), (True, True, "f1")],
-        "decided": [(False, False, "f0"), (True, True, "f1")],
-        "lost": [(True, True, "f1"), (False, True, "f0")],
-        "always": [(True, True, "f1"), (True, True, "f1")],
+        "corrected": [(False, True, "f0"), (True, False, "f1")],
+        "decided": [(False, False, "f0"), (True, False, "f1")],
+        "lost": [(True, False, "f1"), (False, True, "f0")],
+        "blurred": [(True, False, "f1"), (False, False, "f0")],
+        "always": [(True, False, "f1"), (True, False, "f1")],
     }
     rows = [(name, step, *state) for name, states in stories.items() for step, state in enumerate(states)]
     shares = {row["what"]: (row["share"], row["n"]) for row in ways(pd.DataFrame(rows, columns=columns))}
-    assert shares["right at step 0"] == (0.5, 4)
-    assert shares["right at the end"] == (0.75, 4)
-    assert shares["readable and wrong, then right"] == (0.25, 4)
-    assert shares["never readable and wrong, but late right"] == (0.25, 4)
-    assert shares["right at some step, not at the end"] == (0.25, 4)
+    assert shares["right at step 0"] == (0.6, 5)
+    assert shares["right at the end"] == (0.6, 5)
+    assert shares["readable and wrong, then right"] == (0.2, 5)
+    assert shares["never readable and wrong, but late right"] == (0.2, 5)
+    assert shares["right, then readable and wrong at the end"] == (0.2, 5)
+    assert shares["right, then undecided at the end"] == (0.2, 5)
     assert shares["all frames in the same step"] == (1.0, 2)
+
+
+@pytest.mark.parametrize("name", ["maze", "bounce", "rotation-open"])
+def test_what_is_blurred_or_not_finished_is_not_wrong(name):
+    task = get_task(name)
+    for index in range(10):
+        puzzle = task.sample(0, index, split="test", size={"maze": 5, "bounce": 1, "rotation-open": 90}[name])
+        video = task.render(puzzle, 7)
+        blend = (video * 0.25 + 96).astype(np.uint8)  # towards grey, walls and all
+        states = {"end": video, "blend": blend, "start": video[[0, 0]], "half": video[:3]}
+        found = {state: shown(frames, puzzle) for state, frames in states.items()}
+        assert (found["end"]["right"], found["end"]["wrong"]) == (True, False)
+        assert not any(found[state]["right"] or found[state]["wrong"] for state in ("blend", "start", "half")), index
+        if name == "maze" and (other := task.partner(puzzle)):
+            on_the_way = other.route == puzzle.route[: len(other.route)]
+            assert shown(task.render(other, 7), puzzle)["wrong"] == (not on_the_way)
 
 
 # --- working memory --------------------------------------------------------------------------------------------------

@@ -145,8 +145,18 @@ def test_the_interval_of_a_commitment_holds_it():
     assert value == pytest.approx((stay.mean() - chance.mean()) / (1 - chance.mean()))
     assert low < value < high < 1
     assert high - low < 0.2
-    assert commitment_interval(chance, chance) == (0, 0, 0)
     assert all(np.isnan(commitment_interval(np.ones(5), np.ones(5))))
+
+
+@pytest.mark.parametrize("stays", [0, 1])
+def test_runs_that_all_do_the_same_leave_room_for_one_that_does_not(stays):
+    """A bootstrap of equal rows would claim certainty: here it is the rule of three, 1 - 0.05^(1 / n)."""
+    chance = np.random.default_rng(0).binomial(4, 0.3, 59) / 4
+    value, low, high = commitment_interval(np.ones(59) if stays else chance, chance)
+    assert value == stays
+    assert high - low == pytest.approx(0.0495 if stays else 2 * 0.0495, abs=1e-3)
+    few = commitment_interval(np.ones(3), np.zeros(3))
+    assert few[1] < 0.5
 
 
 def test_agreement_of_seeds():

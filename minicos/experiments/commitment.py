@@ -2,7 +2,8 @@
 
 Restarted at step s in two ways: x0_hat is noised to sigma_s again, or the latents are noised up to an earlier level and
 denoised once more. Staying counts beyond the agreement of independent seeds. On puzzles with one right answer "stays"
-is little more than "solved", so puzzles with several right answers are used, and runs that came to a wrong one.
+is little more than "solved", so puzzles with several right answers are used, and runs that came to a wrong one. A run
+without a readable answer has nothing to stay with, and does not count.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Commitment(Experiment):
     paper = "Not measured. From CKA: runs are most sensitive at steps 20 to 30 of 50."
     picture = (
         "Commitment beyond chance against the step of the restart, a panel for each task, a line for each "
-        "form of restart, for all runs and for wrong ones."
+        "form of restart, for all runs with a readable answer and for those with a wrong one."
     )
     criterion = (
-        f"On puzzles with several right answers, x0_hat noised again: commitment exceeds {LATE:g} in the middle of the "
+        f"On puzzles with several right answers, of runs with a readable one, x0_hat noised again: commitment exceeds {LATE:g} in the middle of the "
         f"steps, and at the first restart stays {EARLY:g} or more below 1."
     )
 
@@ -65,20 +66,19 @@ class Commitment(Experiment):
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         table["answer"] = table["answer"].astype(str)  # a table of angles alone was read as numbers
-        rows = []
+        rows: list[dict[str, object]] = []
         for (task, size), of_task in table.groupby(["task", "size"]):
             base = of_task[of_task["family"] == "run"].set_index("puzzle")
             of_task = of_task[of_task["family"] != "run"].copy()
-            own = base.loc[of_task["puzzle"]]
-            of_task["stays"] = (of_task["answer"].to_numpy() == own["answer"].to_numpy()) & (
-                own["answer"] != ""
-            ).to_numpy()
-            groups = {"all runs": base.index, "wrong runs": base.index[~base["right"] & (base["answer"] != "")]}
+            of_task["stays"] = of_task["answer"].to_numpy() == base.loc[of_task["puzzle"], "answer"].to_numpy()
+            readable = base["answer"] != ""
+            groups = {"all runs": base.index[readable], "wrong runs": base.index[readable & ~base["right"]]}
             for group, puzzles in groups.items():
                 rows += [
                     {"task": task, "size": size, "group": group, **row} for row in committed(of_task, list(puzzles))
                 ]
-        return pd.DataFrame(rows)
+        columns = ["task", "size", "group", "family", "step", "n", "stay", "chance", "commitment", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts = []
@@ -93,14 +93,15 @@ class Commitment(Experiment):
             parts.append((f"{task}, step {middle['step']}", *judge(*numbers, LATE, int(middle["n"]))))
             open_still = 1 - first["commitment"], 1 - first["high"], 1 - first["low"]
             parts.append((f"{task}, still open at step {first['step']}", *judge(*open_still, EARLY, int(first["n"]))))
-        return joined(parts) if parts else Verdict("unclear", "The model has no task with several right answers.")
+        return joined(parts)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
         tasks = list(summary["task"].unique())
-        figure = Figure(figsize=(3.6 * len(tasks), 3.6), layout="constrained", dpi=150)
-        for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        panels = max(1, len(tasks))  # none where no run has a readable answer
+        figure = Figure(figsize=(3.6 * panels, 3.6), layout="constrained", dpi=150)
+        for axis, task in zip(figure.subplots(1, panels, squeeze=False)[0], tasks, strict=False):
             of_task = summary[summary["task"] == task]
             for (group, family), rows in of_task.groupby(["group", "family"]):
                 colour = "#0072B2" if group == "all runs" else "#D55E00"
@@ -152,9 +153,8 @@ def answered(trajectory: Trajectory) -> list[list[dict[str, object]]]:
     rows = []
     for puzzle, video in zip(trajectory.puzzles, trajectory.video, strict=True):
         task = task_of(puzzle)
-        answer = task.decode(video, puzzle)
-        right = task.score(video, puzzle).answer
-        rows.append([{"answer": "" if answer is None else str(answer).replace(" ", ""), "right": right}])
+        answer = task.spelled(task.decode(video, puzzle))
+        rows.append([{"answer": answer, "right": task.score(video, puzzle).answer}])
     return rows
 
 

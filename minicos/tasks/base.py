@@ -114,6 +114,14 @@ class Task(ABC):
     def answers(self, puzzle: Puzzle) -> tuple:
         """Every right answer; `puzzle.shown` is the index of the one that `render` shows."""
 
+    def on_the_way(self, answer: object, puzzle: Puzzle) -> bool:
+        """Whether what `decode` has read is a right answer that has not got to its end: not right, and not wrong."""
+        return False
+
+    def spelled(self, answer: object | None) -> str:
+        """What `decode` has read as a text, equal for answers that are judged alike; "" where there is none."""
+        return "" if answer is None else str(answer).replace(" ", "")
+
     def choice(self, video: Video, puzzle: Puzzle) -> str:
         """Which of several right answers a solved video shows, by a name for all puzzles; "" where none has a name."""
         return ""

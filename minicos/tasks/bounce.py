@@ -157,6 +157,9 @@ class BounceTask(Task):
         balls = np.argwhere(cells == BALL).tolist()
         return tuple(balls[0]) if len(balls) == 1 and (cells >= 0).all() else None
 
+    def on_the_way(self, answer: Cell, puzzle: BouncePuzzle) -> bool:
+        return answer in puzzle.route[:-1]
+
     def holds(self, video: Video, puzzle: BouncePuzzle, frame: int) -> bool:
         cells = read_cells(video[frame : frame + 1], PALETTE)[0]
         return not scene_fault(cells, puzzle) and on_course(ball_of(cells), frame, len(video), puzzle)

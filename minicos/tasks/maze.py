@@ -175,15 +175,20 @@ class MazeTask(Task):
         return puzzle.board.draw(PALETTE[units], *(canvas or self.canvas(puzzle)))
 
     def decode(self, video: Video, puzzle: MazePuzzle) -> Route | None:
-        """The trail of the last frame, from the green cell on; None where it is unreadable or no trail."""
+        """The trail of the last frame, from the green cell on; None where any part of the frame is unreadable, and where
+        there is no trail, or more than one.
+        """
         check_video(video)
         reading = read_scene(video[-1:], puzzle.size)[0]
-        trail = follow_trail(reading)
-        return trail if isinstance(trail, tuple) else None
+        trail = _unreadable(reading) or follow_trail(reading)
+        return trail if isinstance(trail, tuple) and len(trail) > 1 else None
+
+    def on_the_way(self, answer: Route, puzzle: MazePuzzle) -> bool:
+        return any(answer == route[: len(answer)] for route in puzzle.routes if len(route) > len(answer))
 
     def holds(self, video: Video, puzzle: MazePuzzle, frame: int) -> bool:
-        trail = self.decode(video[[0, frame]], puzzle)
-        if trail is None:
+        trail = follow_trail(read_scene(video[frame : frame + 1], puzzle.size)[0])
+        if not isinstance(trail, tuple):
             return False
         moves, step = self.length(puzzle), ceil(self.length(puzzle) / (len(video) - 1))
         on_route = any(trail == route[: len(trail)] for route in puzzle.routes)
@@ -428,12 +433,19 @@ def _first(mask: NDArray[np.bool_]) -> Cell:
     return int(row), int(column)
 
 
-def _scene_fault(reading: Reading, given: Reading) -> _Fault | None:
-    """Why this frame is not the given scene with something drawn on its floor; None if it is."""
+def _unreadable(reading: Reading) -> _Fault | None:
+    """Where a frame has no colour of the palette; None if everywhere it has."""
     for part in ("floor", "right", "down", "fixed"):
         unreadable = getattr(reading, part) == UNREADABLE
         if unreadable.any():
             return _Fault("unreadable", f"no palette colour at cell {_first(unreadable)} ({part})")
+    return None
+
+
+def _scene_fault(reading: Reading, given: Reading) -> _Fault | None:
+    """Why this frame is not the given scene with something drawn on its floor; None if it is."""
+    if unreadable := _unreadable(reading):
+        return unreadable
     for part in ("right", "down"):
         seen, scene = getattr(reading, part), getattr(given, part)
         crossed = (scene == WALL) & (seen != WALL)

@@ -51,6 +51,7 @@ SHAPE_CELLS = (4, 5, 6, 7)
 
 READ_EVERY = 5  # degrees between the orientations that a frame is compared with
 TOLERANCE = 15  # degrees by which an orientation may miss
+EIGHTH = 45  # degrees: every turn that is asked for is a multiple
 # Root mean square distance in 8-bit RGB over the disc that a turning shape can reach. Orientations 5 degrees apart are
 # 32 to 47 apart, orientations 45 degrees apart more than 115 (60 shapes).
 MATCH_DISTANCE = 45.0
@@ -144,6 +145,16 @@ class RotationTask(Task):
         panels = self._panels(video, puzzle)
         angle, distance = match_angle(panels[-1:, -1], read_cells(panels[0, -1]))
         return wrap(int(angle[0])) if distance[0] <= MATCH_DISTANCE else None
+
+    def on_the_way(self, answer: int, puzzle: RotationPuzzle) -> bool:
+        return any(0 <= answer * np.sign(turn) < abs(turn) - TOLERANCE for turn in puzzle.turns)
+
+    def spelled(self, answer: int | None) -> str:
+        """The angle; within TOLERANCE of one that a puzzle can ask for, that one."""
+        if answer is None:
+            return ""
+        asked = EIGHTH * round(answer / EIGHTH)
+        return str(wrap(asked) if abs(answer - asked) <= TOLERANCE else answer)
 
     def holds(self, video: Video, puzzle: RotationPuzzle, frame: int) -> bool:
         shape, colours, _ = puzzle.panels[-1]  # not as frame 0 shows it: that one may be destroyed
