@@ -21,7 +21,7 @@ from PIL import Image
 from minicos import load
 from minicos.cards import EVALUATION_FILE
 from minicos.errors import MinicosError
-from minicos.experiments import EXPERIMENTS, get_experiment, layers
+from minicos.experiments import EXPERIMENTS, get_experiment, layers, perturbation
 from minicos.experiments.base import (
     FULL,
     QUICK,
@@ -275,6 +275,76 @@ def test_the_nearest_answer_is_found_among_several():
         for other in _both(task, puzzle):
             frame = blurred(task.render(other, 2, (60, 90))[-1])
             assert nearest_answer(frame, puzzle).shown == other.shown
+
+
+# --- perturbation ---------------------------------------------------------------------------------------------------
+
+
+STEP_COUNT, FRAME_COUNT = 12, 7
+
+
+def perturbed(loses, puzzles: int = 80) -> tuple[pd.DataFrame, np.ndarray]:
+    """A table and features of made-up runs; `loses(family, puzzle)` says which answers are lost."""
+    rng = np.random.default_rng(0)
+    clean = rng.normal(size=(puzzles, STEP_COUNT, 8))
+    rows, features = [], []
+    for family, at, erased, first, _ in perturbation.conditions(STEP_COUNT, FRAME_COUNT):
+        for puzzle in range(puzzles):
+            right = not loses(family, puzzle)
+            labels = ("maze", 7, puzzle, family, at, erased, first, FRAME_COUNT - 1)
+            rows.append((*labels, right, right))
+            mine = rng.normal(size=clean[puzzle].shape) if family == "another seed" else clean[puzzle].copy()
+            mine[first:] = mine[first:] if family == "clean" else rng.normal(size=mine[first:].shape)
+            features.append(mine)
+    columns = ["task", "size", "puzzle", "family", "at", "erased", "first", "last", "right", "solved"]
+    return pd.DataFrame(rows, columns=columns), np.stack(features)
+
+
+@pytest.mark.parametrize(
+    ("lost", "status"),
+    [
+        (("noise at step",), "shown"),
+        ((), "not shown"),
+        (("noise at step", "one frame at as many steps"), "not shown"),  # the damage explains it
+        (("noise at step", "noise at frame"), "not shown"),
+    ],
+)
+def test_noise_at_a_step_is_judged_against_as_much_noise_at_a_frame(lost, status):
+    experiment = get_experiment("perturbation")
+    table, features = perturbed(lambda family, puzzle: family in lost and puzzle >= 4)
+    summary = experiment.summarise({"maze": table}, {"maze": {"x0_hat": features}})
+    verdict = experiment.verdict(summary)
+    assert verdict.status == status
+    assert "noise on last frame at one step 0 [" in verdict.text
+    assert len(experiment.plot(summary, "test").axes) == 4
+    judged = summary.set_index("family").loc[["step - frame", "step - frame, matched"]]
+    assert judged["n"].tolist() == [80, 80]
+
+
+def test_dissimilarity_is_of_the_steps_from_the_disturbed_one_on():
+    table, features = perturbed(lambda family, puzzle: False)
+    summary = get_experiment("perturbation").summarise({"maze": table}, {"maze": {"x0_hat": features}})
+    of = summary.dropna(subset="dissimilarity").set_index("family")
+    assert of.loc["clean", "dissimilarity"] == pytest.approx(0, abs=1e-9)
+    others = of.drop(index="clean")
+    assert others["dissimilarity"].between(0.8, 1.2).all()  # were earlier steps counted, late noise would look small
+    assert others["of_another_seed"].between(0.8, 1.2).all()
+
+
+@given(st.integers(3, 60), st.integers(3, 25))
+def test_equal_damage_is_equal(steps, frames):
+    found = perturbation.conditions(steps, frames)
+    assert len({condition[:4] for condition in found}) == len(found)
+    assert len({condition[4] for condition in found}) == len(found) - 1  # another seed is no intervention
+    for family, _, erased, first, done in found:
+        if family != "another seed" and erased and "share" not in family:
+            (noise,) = done
+            at = range(steps) if noise.steps is None else noise.steps
+            some = range(frames) if noise.places.frames is None else noise.places.frames
+            assert len(at) * len(some) == erased, family
+            assert min(at) == first
+            assert 0 <= min(at) <= max(at) < steps
+    assert all(erased == frames for family, _, erased, *_ in found if family == "one frame at as many steps")
 
 
 # --- commitment -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
@@ -134,12 +134,26 @@ def judged(row: pd.Series, column: str, criterion: float) -> tuple[str, str]:
     return judge(row[column], row[f"{column}_low"], row[f"{column}_high"], criterion, int(row["n"]))
 
 
-def joined(parts: Sequence[tuple[str, str, str]]) -> Verdict:
-    """One verdict from the parts of a criterion: (what, status, its numbers); unclear where there is none."""
+def joined(parts: Sequence[tuple[str, str, str]], beside: Sequence[tuple[str, pd.Series, str]] = ()) -> Verdict:
+    """One verdict from the parts of a criterion: (what, status, its numbers); unclear where there is none.
+
+    beside: controls that are told and not judged, (what, a row of `means`, its column).
+    """
     if not parts:
         return Verdict("unclear", "Nothing to judge by: no puzzle of this kind came up.")
-    text = "; ".join(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
-    return Verdict(together([status for _, status, _ in parts]), f"{text[0].upper()}{text[1:]}.")
+    text = _sentence(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
+    if beside:
+        controls = [
+            f"{what} {row[column]:.3g} [{row[f'{column}_low']:.3g}, {row[f'{column}_high']:.3g}], n = {row['n']}"
+            for what, row, column in beside
+        ]
+        text += f" Beside it, not judged: {'; '.join(controls)}."
+    return Verdict(together([status for _, status, _ in parts]), text)
+
+
+def _sentence(parts: Iterable[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def chunked(network: Reasoner, trials: list[Trial]) -> list[list[Trial]]:

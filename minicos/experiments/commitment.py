@@ -44,8 +44,8 @@ class Commitment(Experiment):
         "form of restart, for all runs with a readable answer and for those with a wrong one."
     )
     criterion = (
-        f"On puzzles with several right answers, of runs with a readable one, x0_hat noised again: commitment exceeds {LATE:g} in the middle of the "
-        f"steps, and at the first restart stays {EARLY:g} or more below 1."
+        "On puzzles with several right answers, of runs with a readable one, x0_hat noised again: commitment exceeds "
+        f"{LATE:g} in the middle of the steps, and at the first restart stays {EARLY:g} or more below 1."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:

@@ -1,8 +1,10 @@
 """Perturbation: noise at a step against noise at a frame, with the controls that tell damage from importance.
 
 The paper overwrites all frames at one step, or one frame at all steps. These erase different amounts, so a curve of
-other sets is drawn against the number of erased frame-steps. Unit noise is foreign to a step whose noise level is
-lower, so the same steps are also re-noised to their own level. And noise at step 0 is another seed: no damage at all.
+other sets is drawn against the number of erased frame-steps, and all F frames at one step are set against one frame at
+F steps around it. The last frame is the one that is judged, so at one step it is also noised alone, and spared alone.
+Unit noise is foreign to a step whose noise level is lower, so the same steps are also re-noised to their own level. And
+noise at step 0 is another seed: no damage at all.
 """
 
 from __future__ import annotations
@@ -36,20 +38,33 @@ from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, task_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TASKS = ("maze", "rotation-open")
 STEPS = 6  # of the schedule, evenly spread
+CENTRES = 2  # of these: those in the middle, around which one frame is noised at as many steps as there are frames
 FRAMES, COUNTS = 8, 6  # at most: which frames are noised throughout, and how many in the curve of equal damage
 FEATURES = 64  # per step, random projections of x0_hat
 RAW, MATCHED = 0.20, 0.10
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
-PANELS = (
-    ("noise at step", "re-noise at step"),
-    ("noise at frame",),
-    ("frames at one step", "one frame at steps", "share of positions at one step", "noise at step"),
-)
-PANEL_LABELS = ("denoising step", "frame", "erased frame-steps")
+LAST, OTHERS = "last frame at one step", "all but the last frame at one step"
+STYLES = {
+    "noise at step": ("#0072B2", "o"),
+    "re-noise at step": ("#E69F00", "s"),
+    "noise at frame": ("#009E73", "v"),
+    "frames at one step": ("#E69F00", "s"),
+    "one frame at steps": ("#009E73", "v"),
+    "one frame at as many steps": ("#009E73", "D"),
+    "share of positions at one step": ("#CC79A7", "^"),
+    LAST: ("#000000", "x"),
+    OTHERS: ("#000000", "+"),
+}
+# What each panel is drawn against, and its families.
+PANELS = {
+    "denoising step": ("noise at step", "re-noise at step"),
+    "frame": ("noise at frame",),
+    "erased frame-steps": tuple(family for family in STYLES if family not in ("re-noise at step", "noise at frame")),
+}
 
 
 class Perturbation(Experiment):
@@ -61,11 +76,13 @@ class Perturbation(Experiment):
     )
     picture = (
         "Right answers after noise, for each task: against the step that was noised or re-noised, against the "
-        "frame that was noised, and against the number of erased frame-steps."
+        "frame that was noised, and against the number of erased frame-steps; and how unlike the undisturbed runs "
+        "x0_hat is from the disturbed step on, beside another seed."
     )
     criterion = (
         f"Noise at a step (not 0) costs over {100 * RAW:g} points of right answers more than noise at a frame (not the "
-        f"first or last); and so it does by more than {100 * MATCHED:g} points at as many erased frame-steps."
+        f"first or last); and so it does by more than {100 * MATCHED:g} points at as many erased frame-steps: all "
+        "frames at one step in the middle against one frame at as many steps around it."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -86,11 +103,14 @@ class Perturbation(Experiment):
         for name, table in tables.items():
             clean = table[table["family"] == "clean"].set_index("puzzle")["right"].astype(float)
             table["loss"] = clean.loc[table["puzzle"]].to_numpy() - table["right"].astype(float)
-            summary = means(table, ["task", "size", "family", "at", "erased"], ["right", "solved", "loss"])
-            summary["dissimilarity"] = [
-                dissimilarity(features[name]["x0_hat"], table, row["family"], row["at"], row["erased"])
-                for _, row in summary.iterrows()
-            ]
+            by = ["family", "at", "erased", "first"]
+            summary = means(table, ["task", "size", *by], ["right", "solved", "loss"])
+            of = {key: features[name]["x0_hat"][rows] for key, rows in table.groupby(by).indices.items()}
+            clean, seed = (next(x for key, x in of.items() if key[0] == family) for family in ("clean", "another seed"))
+            for key, values in of.items():
+                here = (summary[by] == list(key)).all(axis=1)
+                summary.loc[here, "dissimilarity"] = dissimilarity(values, clean, key[-1])
+                summary.loc[here, "of_another_seed"] = dissimilarity(seed, clean, key[-1])
             parts += [summary, contrasts(table)]
         return pd.concat(parts, ignore_index=True)
 
@@ -99,70 +119,90 @@ class Perturbation(Experiment):
         for family, criterion in (("step - frame", RAW), ("step - frame, matched", MATCHED)):
             for _, row in summary[summary["family"] == family].iterrows():
                 parts.append((f"{family}, {row['task']}", *judged(row, "loss", criterion)))
-        return joined(parts)
+        return joined(parts, controls(summary))
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
         tasks = list(summary["task"].unique())
-        figure = Figure(figsize=(11, 3.4 * len(tasks)), layout="constrained", dpi=150)
-        for axes, task in zip(figure.subplots(len(tasks), 3, squeeze=False), tasks, strict=True):
+        figure = Figure(figsize=(13.5, 3.4 * len(tasks)), layout="constrained", dpi=150)
+        for axes, task in zip(figure.subplots(len(tasks), 4, squeeze=False), tasks, strict=True):
             of_task = summary[summary["task"] == task]
-            for axis, families, label in zip(axes, PANELS, PANEL_LABELS, strict=True):
-                for family, colour, mark in zip(
-                    families, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), "osv^", strict=False
-                ):
+            for axis, (label, families) in zip(axes, PANELS.items(), strict=False):
+                for family in families:
                     rows = of_task[of_task["family"] == family].sort_values(["erased", "at"])
-                    place = rows["erased"] if axis is axes[2] else rows["at"]
+                    place, line = (rows["erased"], "none") if axis is axes[2] else (rows["at"], "-")
                     errors = 100 * rows[["right_low", "right_high"]].sub(rows["right"], axis=0).abs().T.to_numpy()
-                    line = "none" if axis is axes[2] else "-"
-                    axis.errorbar(
-                        place,
-                        100 * rows["right"],
-                        errors,
-                        marker=mark,
-                        linestyle=line,
-                        color=colour,
-                        capsize=2,
-                        label=family,
-                    )
+                    colour, mark = STYLES[family]
+                    style = {"marker": mark, "linestyle": line, "color": colour, "capsize": 2, "label": family}
+                    axis.errorbar(place, 100 * rows["right"], errors, **style)
                 clean = of_task[of_task["family"] == "clean"]["right"].iloc[0]
                 axis.axhline(100 * clean, color="#56606B", linestyle=":", linewidth=1, label="undisturbed")
                 axis.set(xlabel=label, ylabel=f"{task}: right answers, %", ylim=(-3, 103))
                 axis.legend(fontsize=6)
+            _dissimilarities(axes[3], of_task)
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
         return figure
+
+
+def _dissimilarities(axis: Axes, of_task: pd.DataFrame) -> None:
+    for family in PANELS["denoising step"]:
+        rows = of_task[of_task["family"] == family].sort_values("at")
+        colour, mark = STYLES[family]
+        axis.plot(rows["at"], rows["dissimilarity"], marker=mark, color=colour, label=family)
+    rows = of_task[of_task["family"] == "noise at step"].sort_values("at")
+    axis.plot(rows["at"], rows["of_another_seed"], linestyle=":", color="#56606B", label="another seed")
+    axis.set(xlabel="denoising step", ylabel="1 - CKA to the undisturbed runs, from there on")
+    axis.legend(fontsize=6)
 
 
 def trials_of(puzzle: Puzzle, index: int, steps: int, frames: int) -> list[Trial]:
     """Every condition of one puzzle."""
     found = []
-    for family, at, erased, interventions in conditions(steps, frames):
+    for family, at, erased, first, interventions in conditions(steps, frames):
         labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index}
-        labels |= {"family": family, "at": at, "erased": erased, "last": frames - 1}
+        labels |= {"family": family, "at": at, "erased": erased, "first": first, "last": frames - 1}
         found.append(Trial(Run(puzzle, int(family == "another seed"), interventions), labels))
     return found
 
 
-def conditions(steps: int, frames: int) -> list[tuple[str, int, float, tuple[Intervention, ...]]]:
-    """(family, at which step, frame or count, erased frame-steps, interventions)."""
-    chosen = spread(0, steps - 1, STEPS)
-    middle, inner = steps // 2, tuple(range(1, frames - 1)) or (0,)
-    found: list[tuple[str, int, float, tuple[Intervention, ...]]] = [("clean", 0, 0, ()), ("another seed", 0, 0, ())]
-    found += [("noise at step", s, frames, (noise_at_step(s),)) for s in chosen]
-    found += [("re-noise at step", s, frames, (Renoise((s,)),)) for s in chosen]
-    found += [("noise at frame", f, steps, (noise_at_frame(f),)) for f in spread(0, frames - 1, FRAMES)]
+def conditions(steps: int, frames: int) -> list[tuple[str, int, float, int, tuple[Intervention, ...]]]:
+    """(family, at which step, frame or count, erased frame-steps, first disturbed step, interventions)."""
+    chosen, centres = spread(0, steps - 1, STEPS), centres_of(steps)
+    middle, inner = centres[-1], tuple(range(1, frames - 1)) or (0,)
     counts = spread(1, len(inner), COUNTS)
+    found: list[tuple[str, int, float, int, tuple[Intervention, ...]]] = []
+    found += [("clean", 0, 0, 0, ()), ("another seed", 0, 0, 0, ())]
+    found += [("noise at step", s, frames, s, (noise_at_step(s),)) for s in chosen]
+    found += [("re-noise at step", s, frames, s, (Renoise((s,)),)) for s in chosen if s]  # at step 0: another seed
+    found += [("noise at frame", f, steps, 0, (noise_at_frame(f),)) for f in spread(0, frames - 1, FRAMES)]
+    for family, some in ((LAST, (frames - 1,)), (OTHERS, tuple(range(frames - 1)))):
+        found.append((family, middle, len(some), middle, (Noise((middle,), Places(some)),)))
     for k in counts:
-        found.append(("frames at one step", k, k, (Noise((middle,), Places(inner[:k])),)))
-    for m in (count for count in counts if count <= steps // 2):
-        span = tuple(range(middle - m // 2, middle - m // 2 + m))
-        found.append(("one frame at steps", m, m, (Noise(span, Places(inner[:1])),)))
+        found.append(("frames at one step", k, k, middle, (Noise((middle,), Places(inner[:k])),)))
+    for m in (count for count in counts if 1 < count <= steps // 2):  # one at one step is above
+        span = around(middle, m, steps)
+        found.append(("one frame at steps", m, m, span[0], (Noise(span, Places(inner[:1])),)))
+    for span in sorted({around(centre, frames, steps) for centre in centres} if frames <= steps else ()):
+        for frame in sorted({inner[0], inner[-1]}):
+            noise = Noise(span, Places((frame,)))
+            found.append(("one frame at as many steps", frame, frames, span[0], (noise,)))
     for share in (0.25, 0.5, 0.75):
-        found.append(
-            ("share of positions at one step", middle, share * frames, (Noise((middle,), Places(share=share)),))
-        )
+        noise = Noise((middle,), Places(share=share))
+        found.append(("share of positions at one step", middle, share * frames, middle, (noise,)))
     return found
+
+
+def centres_of(steps: int) -> list[int]:
+    """Of the steps that are noised, those nearest to the middle, at most CENTRES, none of them the first."""
+    chosen = spread(0, steps - 1, STEPS)[1:] or [0]
+    return sorted(sorted(chosen, key=lambda s: abs(s - (steps - 1) / 2))[:CENTRES])
+
+
+def around(centre: int, count: int, steps: int) -> tuple[int, ...]:
+    """So many of the steps, in a row around this one."""
+    first = min(max(0, centre - count // 2), steps - count)
+    return tuple(range(first, first + count))
 
 
 def spread(first: int, last: int, most: int) -> list[int]:
@@ -193,30 +233,28 @@ def stacked(trajectory: Trajectory) -> dict[str, NDArray]:
     return {"x0_hat": torch.stack(list(trajectory.recorded("x0_hat").values()), 1).numpy()}
 
 
-def dissimilarity(features: NDArray, table: pd.DataFrame, family: str, at: int, erased: float) -> float:
-    """1 - debiased CKA to the undisturbed runs over puzzles, mean over the steps from the first disturbed one on."""
-    here = (table["family"] == family) & (table["at"] == at) & (table["erased"] == erased)
-    first = at if "at step" in family else 0
-    mine, clean = features[here.to_numpy()], features[(table["family"] == "clean").to_numpy()]
-    if len(mine) < 4:
+def dissimilarity(features: NDArray, clean: NDArray, first: int) -> float:
+    """1 - debiased CKA to the undisturbed runs over puzzles, mean over the steps from `first` on.
+
+    features, clean: (puzzles, steps, FEATURES).
+    """
+    if len(clean) < 4:
         return float("nan")
-    return float(np.mean([1 - cka(mine[:, s], clean[:, s]) for s in range(first, features.shape[1])]))
+    return float(np.mean([1 - cka(features[:, s], clean[:, s]) for s in range(first, clean.shape[1])]))
 
 
 def contrasts(table: pd.DataFrame) -> pd.DataFrame:
     """Mean loss by noise at a step minus mean loss by noise at a frame, puzzle by puzzle: raw, and at equal damage.
 
-    Matched: the inner frames at one step against one inner frame at as many steps, of the counts that both have.
+    Equal: all frames at a step in the middle against one inner frame at as many steps around it.
     """
     last = table["last"].iloc[0]
-    steps = table[(table["family"] == "noise at step") & (table["at"] > 0)]
-    frames = table[(table["family"] == "noise at frame") & table["at"].between(1, last - 1)]
-    many, long = (table[table["family"] == family] for family in ("frames at one step", "one frame at steps"))
-    common = set(many["erased"]) & set(long["erased"])
-    pairs = {"step - frame": (steps, frames)}
-    pairs["step - frame, matched"] = tuple(rows[rows["erased"].isin(common)] for rows in (many, long))
+    families = ("noise at step", "noise at frame", "one frame at as many steps")
+    steps, frames, long = (table[table["family"] == family] for family in families)
+    raw = steps[steps["at"] > 0], frames[frames["at"].between(1, last - 1)]
+    matched = steps[steps["at"].isin(centres_of(steps["at"].max() + 1))], long
     rows = []
-    for family, sides in pairs.items():
+    for family, sides in (("step - frame", raw), ("step - frame, matched", matched)):
         one, other = (side.groupby("puzzle")["loss"].mean() for side in sides)
         if one.empty or other.empty:  # too few frames
             continue
@@ -225,3 +263,9 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
         named = {"task": table["task"].iloc[0], "size": table["size"].iloc[0], "family": family, "n": len(difference)}
         rows.append({**named, "loss": float(difference.mean()), **interval})
     return pd.DataFrame(rows)
+
+
+def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
+    """What is told beside the verdict: how much of the loss is that of the frame which is judged."""
+    rows = summary[summary["family"].isin((LAST, OTHERS))]
+    return [(f"lost on {row['task']} by noise on {row['family']}", row, "loss") for _, row in rows.iterrows()]

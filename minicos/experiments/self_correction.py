@@ -43,8 +43,8 @@ class SelfCorrection(Experiment):
         "end after x0_hat was re-noised, whole and broken, against the step."
     )
     criterion = (
-        f"In over {100 * CORRECTED:g} % of puzzles with one right answer x0_hat shows a readable wrong answer at some step, and the right "
-        "one at the end; and of the answers that become right after step 0, "
+        f"In over {100 * CORRECTED:g} % of puzzles with one right answer x0_hat shows a readable wrong answer at some "
+        "step, and the right one at the end; and of the answers that become right after step 0, "
         f"over {100 * TOGETHER:g} % do so in all frames in the same step."
     )
 

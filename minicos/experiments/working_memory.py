@@ -8,7 +8,6 @@ without a screen says whether hiding matters; erasing the frames that show nothi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,8 +71,7 @@ class WorkingMemory(Experiment):
             return joined([])
         middle = taken.iloc[len(taken) // 2]
         part = (f"latents taken over before step {middle['step']}", *judged(middle, "remembered", REMEMBERED))
-        verdict = joined([part])
-        return replace(verdict, text=f"{verdict.text} {beside(summary, middle['step'])}")
+        return joined([part], controls(summary, middle["step"]))
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
@@ -101,20 +99,18 @@ class WorkingMemory(Experiment):
         return figure
 
 
-def beside(summary: pd.DataFrame, step: int) -> str:
-    """The controls in words: the same step without a screen, and right answers with and without what is hidden."""
+def controls(summary: pd.DataFrame, step: int) -> list[tuple[str, pd.Series, str]]:
+    """Told beside the verdict: the same step without a screen, and right answers with and without what is hidden."""
     rows = [
         ("taken over there without a screen, remembered", "latents taken over", SCREENS[1], step, "remembered"),
         ("right answers undisturbed", "undisturbed", SCREENS[0], -1, "right"),
         ("with the frames that show nothing erased", "empty frames erased", SCREENS[0], -1, "right"),
     ]
-    said = []
+    found = []
     for words, what, screen, at, column in rows:
-        found = summary[(summary["what"] == what) & (summary["screen"] == screen) & (summary["step"] == at)]
-        for _, row in found.iterrows():
-            low, high = row[f"{column}_low"], row[f"{column}_high"]
-            said.append(f"{words} {row[column]:.3g} [{low:.3g}, {high:.3g}], n = {row['n']}")
-    return f"Beside it, not judged: {'; '.join(said)}."
+        here = summary[(summary["what"] == what) & (summary["screen"] == screen) & (summary["step"] == at)]
+        found += [(words, row, column) for _, row in here.iterrows()]
+    return found
 
 
 def _percent(rows: pd.DataFrame, column: str) -> tuple[NDArray, NDArray]:

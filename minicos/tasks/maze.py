@@ -175,8 +175,8 @@ class MazeTask(Task):
         return puzzle.board.draw(PALETTE[units], *(canvas or self.canvas(puzzle)))
 
     def decode(self, video: Video, puzzle: MazePuzzle) -> Route | None:
-        """The trail of the last frame, from the green cell on; None where any part of the frame is unreadable, and where
-        there is no trail, or more than one.
+        """The trail of the last frame, from the green cell on; None where the frame is unreadable anywhere, or shows no
+        trail, or more than one.
         """
         check_video(video)
         reading = read_scene(video[-1:], puzzle.size)[0]
