@@ -15,7 +15,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -84,11 +84,9 @@ class Sweep:
     def fingerprint(self) -> str:
         """Equal for sweeps that give the same table on one machine."""
         digest = hashlib.sha256(weights_digest(self.reasoner).encode())
-        digest.update(
-            repr(
-                (self.name, self.reasoner.settings.batch, self.frame_by_frame, [asdict(s) for s in self.schedule])
-            ).encode()
-        )
+        settings = replace(self.reasoner.settings, tasks={}, siblings={})  # which change no run
+        steps = [asdict(step) for step in self.schedule]
+        digest.update(repr((self.name, settings, self.frame_by_frame, steps)).encode())
         for chunk in self.chunks:
             digest.update(repr([(trial.run, trial.labels) for trial in chunk]).encode())
         return digest.hexdigest()

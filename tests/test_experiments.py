@@ -21,7 +21,7 @@ from PIL import Image
 from minicos import load
 from minicos.cards import EVALUATION_FILE
 from minicos.errors import MinicosError
-from minicos.experiments import EXPERIMENTS, get_experiment, layers, perturbation
+from minicos.experiments import EXPERIMENTS, ensemble, get_experiment, layers, perturbation
 from minicos.experiments.base import (
     FULL,
     QUICK,
@@ -42,6 +42,8 @@ from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, shown, ways
 from minicos.model import CHECKPOINTS, save
 from minicos.replication import findings_table, replicate
+from minicos.runs import Run
+from minicos.sampling import sample_runs
 from minicos.tasks import get_task
 from minicos.training import build
 
@@ -345,6 +347,66 @@ def test_equal_damage_is_equal(steps, frames):
             assert min(at) == first
             assert 0 <= min(at) <= max(at) < steps
     assert all(erased == frames for family, _, erased, *_ in found if family == "one frame at as many steps")
+
+
+# --- ensemble -------------------------------------------------------------------------------------------------------
+
+
+def ensemble_table(right: dict[str, object], puzzles: int = 1000) -> pd.DataFrame:
+    """Seed s solves every puzzle but those whose number is s modulo 4; `right` says what other conditions solve."""
+    single = {seed: np.arange(puzzles) % 4 != seed for seed in ensemble.SEEDS}
+    conditions = [*ensemble.conditions(6), "outputs", "vote", "best of 3", "3x steps", "blocks 0 to 0"]
+    rows = []
+    for condition in conditions:
+        seeds = ensemble.SEEDS if condition == "single seeds" else (0,)
+        for seed in seeds:
+            solved = right.get(condition, single[seed])
+            rows += [("maze", 7, condition, 14, i, seed, bool(solved[i]), bool(solved[i])) for i in range(puzzles)]
+    return pd.DataFrame(rows, columns=["task", "size", "condition", "evaluations", "puzzle", "seed", "right", "solved"])
+
+
+ALWAYS, NEVER = np.ones(1000, bool), np.zeros(1000, bool)
+SOME = np.arange(1000) % 8 != 1  # more than any single seed
+
+
+@pytest.mark.parametrize(
+    ("right", "status", "best"),
+    [
+        ({}, "not shown", "initial noise"),
+        ({"hidden states": ALWAYS}, "shown", "initial noise"),
+        ({"hidden states": SOME, "initial noise": ALWAYS}, "not shown", "initial noise"),
+        ({"hidden states": SOME, "x0_hat": ALWAYS}, "not shown", "x0_hat"),
+        ({"hidden states": NEVER}, "not shown", "initial noise"),
+    ],
+)
+def test_an_ensemble_is_judged_against_single_seeds_and_the_best_average(right, status, best):
+    experiment = get_experiment("ensemble")
+    summary = experiment.summarise({"main": ensemble_table(right)}, {})
+    verdict = experiment.verdict(summary)
+    assert verdict.status == status
+    assert f"the average of {best}:" in verdict.text
+    experiment.plot(summary, "test")
+
+
+def test_an_average_that_changes_nothing_gains_nothing_whatever_its_seed_is_worth():
+    """Seed 0 alone would look better or worse than three seeds; of the same seed with and without, nothing is left."""
+    table = ensemble_table({})
+    table.loc[(table["condition"] != "single seeds") | (table["seed"] == 0), ["right", "solved"]] = True
+    gains = get_experiment("ensemble").summarise({"main": table}, {}).set_index("condition")
+    for name in ("hidden states", "velocity", "x0_hat", "3x steps", "blocks 0 to 0"):
+        assert gains.loc[name, "gain"] == 0
+        assert gains.loc[name, "gain_high"] < 0.01
+    assert gains.loc["vote", "gain"] == pytest.approx(1 / 6)  # of what has no seed, against the mean of all
+
+
+def test_no_two_averages_are_the_same_run(untrained_nano):
+    reasoner = load(untrained_nano)
+    puzzle = get_task("maze").sample(0, 0, size=3)
+    done = ensemble.conditions(len(reasoner.transformer.blocks))
+    runs = [Run(puzzle, 0, interventions) for interventions in done.values()]
+    latents = sample_runs(reasoner, runs, schedule=reasoner.schedule(3)).latents
+    for one, other in itertools.combinations(range(len(runs)), 2):
+        assert not torch.equal(latents[one], latents[other]), (list(done)[one], list(done)[other])
 
 
 # --- commitment -----------------------------------------------------------------------------------------------------
