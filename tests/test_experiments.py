@@ -677,5 +677,8 @@ def test_the_twin_is_judged_frame_by_frame_at_the_edge(behind, status):
     table = pd.DataFrame(rows, columns=["where", "size", "way", "family", "puzzle", "solved", "right"])
     experiment = get_experiment("causal-twin")
     summary = experiment.summarise({"all": table}, {})
-    assert experiment.verdict(summary).status == status
+    verdict = experiment.verdict(summary)
+    assert verdict.status == status
+    assert "jointly the twin is behind by 0 [" in verdict.text
+    assert f"solves more than jointly by {-behind:.3g} [" in verdict.text.replace("-0 [", "0 [")
     assert len(experiment.plot(summary, "test").axes) == 3
