@@ -21,7 +21,7 @@ from PIL import Image
 from minicos import load
 from minicos.cards import EVALUATION_FILE
 from minicos.errors import MinicosError
-from minicos.experiments import EXPERIMENTS, ensemble, get_experiment, layers, perturbation
+from minicos.experiments import EXPERIMENTS, chain_of_steps, ensemble, get_experiment, layers, perturbation
 from minicos.experiments.base import (
     FULL,
     QUICK,
@@ -542,7 +542,7 @@ def swap_table(flipped: int) -> pd.DataFrame:
             {**common, "donor": f"run {side}", "when": "-", "region": "-", "block": -1, "answer": side, "right": solved}
             for side in "AB"
         ]
-        for block, donor, region in ((2, "B", "goal"), (3, "B", "goal"), (3, "noise", "all"), (3, "B", "all")):
+        for block, donor, region in ((2, "B", "goal"), (3, "B", "goal"), (3, "noise", "all"), (5, "B", "all")):
             becomes = (region == "all" and donor == "B") or (region == "goal" and block == 3 and pair < flipped)
             answer = "B" if becomes else "" if donor == "noise" else "A"
             rows.append(
@@ -564,11 +564,76 @@ def test_a_swap_is_judged_by_the_telling_region_of_solved_pairs(flipped, status)
     swap = get_experiment("swap")
     summary = swap.summarise({"maze": swap_table(flipped)}, {})
     assert (summary["n"] == 40).all()
-    assert swap.verdict(summary).status == status
+    verdict = swap.verdict(summary)
+    assert verdict.status == status
+    assert "B's whole velocity at the first step makes B's 1 [" in verdict.text
     assert np.allclose(summary[["stays_a", "becomes_b", "neither"]].sum(axis=1), 1)
     noise = summary[summary["donor"] == "noise"].iloc[0]
     assert (noise["neither"], noise["becomes_b"]) == (1, 0)
     assert len(swap.plot(summary, "test").axes) == 2
+
+
+def test_what_is_swapped_is_controlled_where_it_acts():
+    """At every block each region at both moments; and no control is the run itself."""
+    from minicos.experiments.swap import REGIONS, TELLING, blocks_of, conditions
+
+    for name, size in (("maze", 5), ("rotation", 90)):
+        task = get_task(name)
+        puzzle, unrelated = (task.sample(0, index, size=size, split="test") for index in (0, 1))
+        found = {
+            (block, when, donor, region): done
+            for block in blocks_of(6)
+            for when, donor, region, done in conditions(puzzle, task.partner(puzzle), unrelated, block, 6, 7)
+        }
+        for block, when, region in itertools.product(range(6), ("first step", "all steps"), REGIONS[name]):
+            assert (block, when, "B", region) in found
+        for donor in ("another seed", "unrelated puzzle", "noise"):
+            assert (3, "all steps", donor, TELLING[name]) in found
+        assert all(done.needs(Run(puzzle)) for (_, _, donor, _), done in found.items() if donor != "noise")
+
+
+# --- chain-of-steps and budget: rates ---------------------------------------------------------------------------------
+
+
+def steps_table(late: set[str], puzzles: int = 100) -> pd.DataFrame:
+    """Twelve steps of four tasks. `late` names what is only there at the end: answers, or frames that can be read."""
+    rows = []
+    for task, step, puzzle in itertools.product(chain_of_steps.TASKS, (0, 11), range(puzzles)):
+        answer = step == 11 or "answer" not in late
+        solved = answer and (step == 11 or "frames" not in late)
+        several = 2 if task in chain_of_steps.SEVERAL and step == 0 else 1
+        rows.append((task, 7, "8-11", step, 1.0, puzzle, solved, answer, several, 1, 2, 0.0, 0.0))
+    columns = ["task", "size", "length", "step", "sigma", "puzzle", "solved", "answer", "candidates"]
+    columns += ["null_candidates", "blend_candidates", "entropy", "null_entropy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("late", "status", "answers"), [({"answer"}, "shown", 1), ({"frames"}, "shown", 0), (set(), "not shown", 0)]
+)
+def test_the_gap_of_the_steps_is_told_apart_from_that_of_the_answers(late, status, answers):
+    experiment = get_experiment("chain-of-steps")
+    verdict = experiment.verdict(experiment.summarise({"all": steps_table(late)}, {}))
+    assert verdict.status == status
+    assert f"gap on maze in right answers alone {answers} [" in verdict.text
+    assert "candidates of maze beyond the null 0 [" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "answers"), [(0.0, "shown", 0.5), (0.5, "shown", 0), (1.0, "not shown", 0)]
+)
+def test_a_budget_is_judged_by_the_most_steps_against_one(first, status, answers):
+    """Half of the answers are right from the start; with one step `first` of the puzzles are solved, with 64 all."""
+    rows = [
+        ("maze", 7, True, 3.0, steps, puzzle, steps == 64 or puzzle < 100 * first, steps == 64 or puzzle < 100 * right)
+        for right in (max(first, 1 - answers),)
+        for steps, puzzle in itertools.product((1, 64), range(100))
+    ]
+    columns = ["task", "size", "own", "shift", "steps", "puzzle", "solved", "answer"]
+    experiment = get_experiment("budget")
+    verdict = experiment.verdict(experiment.summarise({"all": pd.DataFrame(rows, columns=columns)}, {}))
+    assert verdict.status == status
+    assert f"gain on maze in right answers alone {answers:g} [" in verdict.text
 
 
 # --- perception-first -----------------------------------------------------------------------------------------------
@@ -680,5 +745,5 @@ def test_the_twin_is_judged_frame_by_frame_at_the_edge(behind, status):
     verdict = experiment.verdict(summary)
     assert verdict.status == status
     assert "jointly the twin is behind by 0 [" in verdict.text
-    assert f"solves more than jointly by {-behind:.3g} [" in verdict.text.replace("-0 [", "0 [")
+    assert f"solves more than jointly by {0 - behind:.3g} [" in verdict.text
     assert len(experiment.plot(summary, "test").axes) == 3

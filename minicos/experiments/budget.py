@@ -61,15 +61,19 @@ class Budget(Experiment):
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
-        single = table[table["own"] & (table["steps"] == 1)].set_index(["task", "puzzle"])["solved"]
+        single = table[table["own"] & (table["steps"] == 1)].set_index(["task", "puzzle"])
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
-        table["gain"] = table["solved"].astype(float) - single.loc[keys].to_numpy().astype(float)
-        return means(table, ["task", "size", "own", "shift", "steps"], ["solved", "answer", "gain"])
+        for column, gain in (("solved", "gain"), ("answer", "answer_gain")):
+            table[gain] = table[column].astype(float) - single[column].loc[keys].to_numpy().astype(float)
+        return means(table, ["task", "size", "own", "shift", "steps"], ["solved", "answer", "gain", "answer_gain"])
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         own = summary[summary["own"]]
         most = own[own["steps"] == own["steps"].max()]
-        return joined([(f"gain on {row['task']}", *judged(row, "gain", GAIN)) for _, row in most.iterrows()])
+        rows = [row for _, row in most.iterrows()]
+        # The solved rate asks for every frame: how much of the gain is legibility, and how much the answer?
+        beside = [(f"gain on {row['task']} in right answers alone", row, "answer_gain") for row in rows]
+        return joined([(f"gain on {row['task']}", *judged(row, "gain", GAIN)) for row in rows], beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure

@@ -109,13 +109,10 @@ class CausalTwin(Experiment):
         return pd.concat(parts, ignore_index=True)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        rows = summary[(summary["way"] == ROLLOUT) & (summary["where"] == "edge") & (summary["family"] == "run")]
-        if rows.empty:
+        at_edge = summary[(summary["where"] == "edge") & (summary["family"] == "run")].set_index("way")
+        if ROLLOUT not in at_edge.index:
             return Verdict("unclear", "Nothing to judge by: no causal twin of this network was trained.")
-        row = rows.iloc[0]
-        jointly = summary[(summary["way"] == TWIN) & (summary["where"] == "edge") & (summary["family"] == "run")].iloc[
-            0
-        ]
+        row, jointly = at_edge.loc[ROLLOUT], at_edge.loc[TWIN]
         part = (f"mazes of size {row['size']}, one training of each", *judged(row, "behind", AHEAD))
         beside = [
             ("denoised jointly the twin is behind by", jointly, "behind"),

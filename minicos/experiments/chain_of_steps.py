@@ -73,11 +73,12 @@ class ChainOfSteps(Experiment):
         table = pd.concat(tables.values(), ignore_index=True)
         table["extra_candidates"] = table["candidates"] - table["null_candidates"]
         end = table["step"] == table.groupby("task")["step"].transform("max")
-        solved_at_end = table[end].set_index(["task", "puzzle"])["solved"]
+        at_end = table[end].set_index(["task", "puzzle"])
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
-        table["gap"] = solved_at_end.loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
-        columns = ["solved", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
-        columns += ["entropy", "null_entropy", "gap"]
+        for column, gap in (("solved", "gap"), ("answer", "answer_gap")):
+            table[gap] = at_end[column].loc[keys].to_numpy().astype(float) - table[column].astype(float)
+        columns = ["solved", "answer", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
+        columns += ["entropy", "null_entropy", "gap", "answer_gap"]
         by = ["task", "size", "length", "step", "sigma"]
         of_routes = table[table["task"].isin(ROUTES) & (table["step"] == 0)]
         of_routes = of_routes.groupby(["task", "length"]).filter(lambda rows: len(rows) >= FEW)
@@ -93,7 +94,11 @@ class ChainOfSteps(Experiment):
             if task in first.index:
                 what = f"candidates of {task} at step 0 beyond the null"
                 parts.append((what, *judged(first.loc[task], "extra_candidates", EXTRA)))
-        return joined(parts)
+        # The solved rate asks for every frame: how much of its gap is legibility, and how much the answer?
+        single = [task for task in TASKS if task in first.index and task not in SEVERAL]
+        beside = [(f"gap on {task} in right answers alone", first.loc[task], "answer_gap") for task in single]
+        beside += [(f"candidates of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
+        return joined(parts, beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure

@@ -3,11 +3,13 @@
 Pairs differ in one thing, the goal of a maze or the prompt of a rotation, and start from the same noise. The table has
 three ways: the answer stays, becomes the other's, or neither. Swapping every token hands the rest of the pass over to
 the other run, so that it flips is no finding: regions are. After the last block it is the other's own velocity: as much
-as one step can do. Donors that have nothing to say (another seed, an unrelated puzzle, noise) are the controls.
+as one step can do, and if that flips none, the step has no say and tells nothing about blocks. Donors that have nothing
+to say (another seed, an unrelated puzzle, noise) are the controls.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,11 +64,14 @@ class Swap(Experiment):
         for task in tasks_of(reasoner, tuple(REGIONS)):
             network = reasoner.for_task(task)
             # Only pairs that are solved undisturbed say anything, so not at the edge.
-            puzzles = puzzles_for(reasoner, task, scale, where=solid)
-            pairs = [(puzzle, partner) for puzzle in puzzles if (partner := task_of(puzzle).partner(puzzle))]
-            pairs = pairs[: scale.pairs]
+            puzzles = puzzles_for(reasoner, task, scale, scale.puzzles + 1, where=solid)
+            pairs = [
+                (puzzle, partner, unrelated)
+                for puzzle, unrelated in pairwise(puzzles)
+                if (partner := task_of(puzzle).partner(puzzle))
+            ]
             extent = len(network.transformer.blocks), network.latent_frames
-            trials = [trials_of(*pair, pairs[i - 1][0], i, *extent) for i, pair in enumerate(pairs)]
+            trials = [trials_of(*pair, i, *extent) for i, pair in enumerate(pairs[: scale.pairs])]
             groups = [trials[start : start + PAIRS_A_CHUNK] for start in range(0, len(trials), PAIRS_A_CHUNK)]
             chunks = [[trial for of_pair in group for trial in of_pair] for group in groups]
             found.append(Sweep(task, network, chunks, network.schedule(), answered))
@@ -94,7 +99,8 @@ class Swap(Experiment):
         here = summary[(summary["donor"] == "B") & (summary["when"] == "first step")]
         here = here[here["block"] == here["blocks"] // 2]
         rows = [row for _, row in here.iterrows() if row["region"] == TELLING[row["task"]]]
-        return joined([(f"{row['task']}, {row['region']}", *judged(row, "becomes_b", FLIP)) for row in rows])
+        parts = [(f"{row['task']}, {row['region']}", *judged(row, "becomes_b", FLIP)) for row in rows]
+        return joined(parts, controls(summary))
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
@@ -126,7 +132,7 @@ def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int, 
     """Runs A and B, and A with everything that is put into it."""
     found = [_trial(a, index, blocks, "run A", Run(a)), _trial(a, index, blocks, "run B", Run(b))]
     for block in blocks_of(blocks):
-        for when, donor, region, intervention in conditions(a, b, unrelated, block, frames):
+        for when, donor, region, intervention in conditions(a, b, unrelated, block, blocks, frames):
             run = Run(a, 0, (intervention,))
             found.append(_trial(a, index, blocks, donor, run, when=when, region=region, block=block))
     return found
@@ -138,20 +144,40 @@ def blocks_of(blocks: int) -> list[int]:
 
 
 def conditions(
-    a: Puzzle, b: Puzzle, unrelated: Puzzle, block: int, frames: int
+    a: Puzzle, b: Puzzle, unrelated: Puzzle, block: int, blocks: int, frames: int
 ) -> list[tuple[str, str, str, Intervention]]:
-    """(when, donor, region, what is done) for one block. At all steps only what is judged, and all tokens beside it."""
-    donor = Run(b)
+    """(when, donor, region, what is done) for one block.
+
+    The controls of the first step are for all tokens; those of all steps for the telling region in the middle block.
+    """
+    donor, telling = Run(b), TELLING[a.task]
     found: list[tuple[str, str, str, Intervention]] = []
-    for region in REGIONS[a.task]:
-        found.append(("first step", "B", region, SwapHidden(donor, block, (0,), Tokens(region))))
+    for when, steps in (("first step", (0,)), ("all steps", None)):
+        for region in REGIONS[a.task]:
+            found.append((when, "B", region, SwapHidden(donor, block, steps, Tokens(region))))
+        control = "all" if steps else telling
+        if steps or block == blocks // 2:
+            for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(unrelated))):
+                found.append((when, name, control, SwapHidden(other, block, steps, Tokens(control))))
+            found.append((when, "noise", control, NoiseHidden(block, steps, Tokens(control))))
     last = Tokens("all", (frames - 1,))
     found.append(("first step", "B", LAST_FRAME, SwapHidden(donor, block, (0,), last)))
-    for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(unrelated))):
-        found.append(("first step", name, "all", SwapHidden(other, block, (0,))))
-    found.append(("first step", "noise", "all", NoiseHidden(block, (0,))))
-    for region in ("all", TELLING[a.task]):
-        found.append(("all steps", "B", region, SwapHidden(donor, block, None, Tokens(region))))
+    return found
+
+
+def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
+    """What is told beside the verdict: how much the first step has to say at all, and what swaps at all steps do."""
+    found = []
+    for task, rows in summary.groupby("task"):
+        telling, blocks = TELLING[task], rows["blocks"].iloc[0]
+        for words, when, donor, region, block, column in (
+            ("B's whole velocity at the first step makes B's", "first step", "B", "all", blocks - 1, "becomes_b"),
+            (f"its {telling} at all steps makes B's", "all steps", "B", telling, blocks // 2, "becomes_b"),
+            ("and neither's", "all steps", "B", telling, blocks // 2, "neither"),
+            ("where noise makes neither's", "all steps", "noise", telling, blocks // 2, "neither"),
+        ):
+            here = (rows["when"] == when) & (rows["donor"] == donor) & (rows["region"] == region)
+            found += [(f"{task}: {words}", row, column) for _, row in rows[here & (rows["block"] == block)].iterrows()]
     return found
 
 
