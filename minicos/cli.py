@@ -240,6 +240,7 @@ def _replicate(options: argparse.Namespace) -> None:
     if fabric:
         reasoner.to(fabric.device)
     how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
+    how += f" --devices {options.devices}" if options.devices != 1 else ""
     command = f"minicos replicate --model {reasoner.settings.name} --out DIR{how}"
     findings = replicate(reasoner, options.out, scale_of(options.quick, options.cases), command, fabric)
     for finding in findings:
@@ -276,7 +277,7 @@ def _merge(options: argparse.Namespace) -> None:
     from minicos.full import merge_lora
 
     merge_lora(options.folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
-    print(f"merged: {options.out}; next: minicos demo --model {options.out}")
+    print(f"merged: {options.out}; next: minicos plan --model {options.out} --cases 20")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -103,7 +103,7 @@ class Live:
         """(which run, n, verdict, measured), the live one first."""
         rows = [("live, now", *_line(self.live))]
         if self.stored is None:
-            how = f"minicos replicate --model {self.model}"
+            how = f"minicos replicate --model {self.model} --out DIR"
             return [*rows, ("stored run", "-", "not stored", f"no run is stored with {self.model}: {how}")]
         return [*rows, ("stored run", *_line(self.stored))]
 
