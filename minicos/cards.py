@@ -76,7 +76,7 @@ def _machine() -> str:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()}, {cores} cores, {gpu}"
+    return f"{platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}, {gpu}"
 
 
 def _commit() -> str:
@@ -145,13 +145,15 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 LEGEND = """\
-Rates in per cent, 95 % intervals in brackets (Wilson; the gap: paired bootstrap over puzzles). *solved*: the answer is
-right and every frame is legal; *step 0*: the same for the clean estimate x0_hat at the first denoising step; *gap*:
-solved minus step 0; *answer*: the last frame is right, whatever the frames before it show; *wrong*, *invalid* and
-*unreadable* are the ways not to be solved. *length*: moves of the route, degrees of the turn. A star marks sizes beyond
-training. Puzzles come from the test split; mazes below 5x5 are too few to hold any out. *frame by frame*: each frame
-denoised from pure noise after the earlier ones are done; all other rows denoise all frames together. *chosen*: where
-several answers are right, how many puzzles were solved by which."""
+Rates in per cent, 95 % intervals in brackets (Wilson; the gap: paired bootstrap over puzzles, the rule of three where
+no puzzle differs from another). *size*: cells along a side, degrees of the turn, width of the screen or number of
+reflections. *solved*: the answer is right and every frame is legal; *step 0*: the same for the clean estimate x0_hat
+at the first denoising step; *gap*: solved minus step 0; *answer*: the last frame is right, whatever the frames before
+it show; *wrong*, *invalid* and *unreadable* are the ways not to be solved. *length*: moves of the route, degrees of
+the turn. A star marks sizes beyond training. Puzzles come from the test split; mazes below 5x5 are too few to hold
+any out. *frame by frame*: each frame denoised from pure noise after the earlier ones are done; all other rows denoise
+all frames together. *chosen*: where several answers are right, how many puzzles were solved by which. A + after a
+commit: some files differed from it."""
 
 
 def card(reasoner: Reasoner, report: dict) -> str:

@@ -15,7 +15,7 @@ BAND = 1.6  # a retraining's loss lies between the shipped one's divided by this
 
 @dataclass(frozen=True)
 class Point:
-    """step: the last one of the window; loss: mean over it; solved: validation rates at its end, by column name."""
+    """step: the last one of the window; loss: mean over it; solved: the last validation rates in it, by column name."""
 
     step: int
     loss: float
@@ -34,8 +34,9 @@ def curve_of_run(folder: Path) -> list[Point]:
             rows.setdefault(int(row["step"]), {}).update(found)
     points = []
     for end in range(WINDOW, max(rows) + 2, WINDOW):
-        losses = [row["loss"] for step, row in rows.items() if end - WINDOW <= step < end and "loss" in row]
-        solved = {name: value for name, value in rows.get(end - 1, {}).items() if name.startswith("solved")}
+        window = [rows[step] for step in range(end - WINDOW, end) if step in rows]
+        losses = [row["loss"] for row in window if "loss" in row]
+        solved = {name: value for row in window for name, value in row.items() if name.startswith("solved")}
         points.append(Point(end, sum(losses) / len(losses), solved))
     return points
 
