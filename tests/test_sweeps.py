@@ -255,6 +255,18 @@ def test_another_sweeps_folder_is_refused_and_kept(untrained_nano, tmp_path):
         run_sweep(sweep_of(reasoner), folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"guidance": (5.0, 5.0)}, {"negative_prompt": "blurred"}, {"canvas": (40, 40)}, {"dtype": "bfloat16"}]
+)
+def test_other_settings_are_another_sweep_and_other_siblings_are_not(untrained_nano, change):
+    reasoner = load(untrained_nano)
+    before = sweep_of(reasoner).fingerprint()
+    reasoner.settings = replace(reasoner.settings, siblings={"bounce": "elsewhere"})
+    assert sweep_of(reasoner).fingerprint() == before
+    reasoner.settings = replace(reasoner.settings, **change)
+    assert sweep_of(reasoner).fingerprint() != before
+
+
 @pytest.mark.parametrize("damage", ["", "other,columns\n1,2\n"])
 def test_a_damaged_chunk_is_named_and_the_others_are_kept(untrained_nano, tmp_path, damage):
     reasoner, folder = load(untrained_nano), tmp_path / "sweep"
