@@ -83,12 +83,12 @@ RECIPES = {
         validate_every=1000,
     ),
     "micro-rotation": Recipe(
-        steps=9500,
+        steps=11_000,
         tokens=4000,
         cooldown=0.6,
         stages=(
-            Stage(0.23, {("rotation", 45): 1, ("rotation", 90): 2, ("rotation-open", 90): 1}),
-            Stage(0.33, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
+            Stage(0.2, {("rotation", 45): 1, ("rotation", 90): 2, ("rotation-open", 90): 1}),
+            Stage(0.29, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
             Stage(
                 1.0,
                 {("rotation", 45): 0.15, ("rotation", 90): 0.2, ("rotation", 135): 0.45, ("rotation", 180): 0.5}
@@ -96,7 +96,7 @@ RECIPES = {
             ),
         ),
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
-        validate_every=1900,
+        validate_every=1000,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
         hard=0.5,  # shapes whose answers lie two cells apart are 2 % of the draws: too few to learn them from
     ),
