@@ -19,7 +19,6 @@ class Recipe:
 
     Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
     history: share of the batches in which the first frames are clean, as in a rollout, and only the others learned.
-    hard: share of the open rotations whose two answers are easily mixed up: the hardest of eight draws.
     validate: (task, size) whose solved rate is logged every `validate_every` steps.
     """
 
@@ -35,7 +34,6 @@ class Recipe:
     shift: float = 3.0
     prompt_dropout: float = 0.1
     history: float = 0.0
-    hard: float = 0.0
     validate_every: int = 500
     save_every: int = 100
 
@@ -83,12 +81,12 @@ RECIPES = {
         validate_every=1000,
     ),
     "micro-rotation": Recipe(
-        steps=11_000,
+        steps=15_000,
         tokens=4000,
         cooldown=0.6,
         stages=(
-            Stage(0.2, {("rotation", 45): 1, ("rotation", 90): 2, ("rotation-open", 90): 1}),
-            Stage(0.29, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
+            Stage(0.14, {("rotation", 45): 1, ("rotation", 90): 2, ("rotation-open", 90): 1}),
+            Stage(0.2, {**{("rotation", size): 1 for size in (45, 90, 135, 180)}, ("rotation-open", 90): 2}),
             Stage(
                 1.0,
                 {("rotation", 45): 0.15, ("rotation", 90): 0.2, ("rotation", 135): 0.45, ("rotation", 180): 0.5}
@@ -98,7 +96,6 @@ RECIPES = {
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
         validate_every=1000,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
-        hard=0.5,  # shapes whose answers lie two cells apart are 2 % of the draws: too few to learn them from
     ),
     "micro-occlusion": Recipe(
         steps=7600,

@@ -37,11 +37,9 @@ from minicos.files import prepare_folder
 from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
-from minicos.tasks import Puzzle, Task, get_task, vocabulary
-from minicos.tasks.rotation import cells_apart
+from minicos.tasks import get_task, vocabulary
 
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
-HARDEST_OF = 8  # draws for one hard puzzle
 RESUME_FILE = "last.ckpt"
 WORKERS = 8  # processes that make puzzles for a GPU
 
@@ -100,7 +98,7 @@ class Batches(IterableDataset):
         height, width = task.canvas(task.sample(self.seed, 0, size=size))
         count = max(1, self.recipe.tokens // (self.frames * height * width // PATCH**2))
         first = (number * self.world + self.rank) * count
-        puzzles = [self._puzzle(task, first + i, size, rng) for i in range(count)]
+        puzzles = [task.sample(self.seed, first + i, size=size) for i in range(count)]
         video = to_latent_range(np.stack([task.render(p, self.frames) for p in puzzles]))
         prompts = ["" if rng.random() < self.recipe.prompt_dropout else p.prompt for p in puzzles]
         generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)
@@ -113,13 +111,6 @@ class Batches(IterableDataset):
             "noise": torch.randn(video.shape, generator=generator),
             "history": history,
         }
-
-    def _puzzle(self, task: Task, index: int, size: int, rng: Random) -> Puzzle:
-        """A draw; for open rotations, as often as the recipe says, the hardest of several."""
-        if not self.recipe.hard or task.name != "rotation-open" or rng.random() >= self.recipe.hard:
-            return task.sample(self.seed, index, size=size)
-        draws = [task.sample(self.seed, index * HARDEST_OF + draw, size=size) for draw in range(HARDEST_OF)]
-        return min(draws, key=lambda puzzle: cells_apart(puzzle.panels[-1][0]))
 
 
 class PuzzleData(L.LightningDataModule):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +14,9 @@ from scipy import ndimage
 from minicos.tasks import get_task
 from minicos.tasks.base import split_of
 from minicos.tasks.rotation import (
-    CELL,
     COLOURS,
     PANEL,
     READ_EVERY,
-    cells_apart,
     cropped,
     draw_panel,
     images,
@@ -64,16 +61,6 @@ def test_shapes_are_connected_and_have_no_symmetry(name, index):
     assert ndimage.label(shape > 0)[1] == 1
     assert len({cropped(image) for image in images(shape)}) == 8
     assert split_of(shape_structure(shape)) == "test"
-
-
-@settings(max_examples=50)
-@given(indices)
-def test_cells_apart_are_those_in_which_the_two_last_frames_of_an_open_rotation_differ(index):
-    puzzle = puzzle_of("rotation-open", index)
-    task = get_task("rotation-open")
-    left, right = (task.render(replace(puzzle, shown=shown), FRAMES)[-1].astype(int) for shown in (0, 1))
-    units = (left != right).any(-1).sum()  # of CELL x CELL each, at the native size
-    assert units == cells_apart(puzzle.panels[-1][0]) * CELL**2 > 0
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -299,12 +299,6 @@ def random_shape(size: int, rng: Random) -> Shape:
             return shape
 
 
-def cells_apart(shape: Shape) -> int:
-    """Cells of the grid in which the two quarter turns of a shape end differently, 0 to 9: the fewer, the easier they
-    are to mix up."""
-    return int((np.rot90(shape) != np.rot90(shape, -1)).sum())
-
-
 def pick_colours(rng: Random) -> tuple[Colour, Colour]:
     """Two different colours."""
     first = pick(COLOURS, rng)
