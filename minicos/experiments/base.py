@@ -47,7 +47,7 @@ class Scale:
     quick: bool = False
 
 
-FULL, QUICK = Scale("full", 256, 128, 1000), Scale("quick", 16, 8, 16, quick=True)
+FULL, QUICK = Scale("full", 256, 128, 1000), Scale("quick", 16, 4, 16, quick=True)
 
 
 def scale_of(quick: bool, cases: int | None) -> Scale:

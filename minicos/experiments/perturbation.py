@@ -139,6 +139,7 @@ class Perturbation(Experiment):
                 clean = of_task[of_task["family"] == "clean"]["right"].iloc[0]
                 axis.axhline(100 * clean, color="#56606B", linestyle=":", linewidth=1, label="undisturbed")
                 axis.set(xlabel=label, ylabel=f"{task}: right answers, %", ylim=(-3, 103))
+                axis.xaxis.get_major_locator().set_params(integer=True)
                 axis.legend(fontsize=6)
             _dissimilarities(axes[3], of_task)
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
@@ -152,7 +153,7 @@ def _dissimilarities(axis: Axes, of_task: pd.DataFrame) -> None:
         axis.plot(rows["at"], rows["dissimilarity"], marker=mark, color=colour, label=family)
     rows = of_task[of_task["family"] == "noise at step"].sort_values("at")
     axis.plot(rows["at"], rows["of_another_seed"], linestyle=":", color="#56606B", label="another seed")
-    axis.set(xlabel="denoising step", ylabel="1 - CKA to the undisturbed runs, from there on")
+    axis.set(xlabel="denoising step", ylabel="x0_hat from there on: 1 - CKA")
     axis.legend(fontsize=6)
 
 

@@ -16,7 +16,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, joined, judged, means, puzzles_for, solid, tasks_of
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    evenly,
+    joined,
+    judged,
+    means,
+    puzzles_for,
+    solid,
+    tasks_of,
+)
 from minicos.experiments.commitment import answered
 from minicos.interventions import NoiseHidden, SwapHidden, Tokens
 from minicos.model import Reasoner
@@ -72,8 +83,7 @@ class Swap(Experiment):
             ]
             extent = len(network.transformer.blocks), network.latent_frames
             trials = [trials_of(*pair, i, *extent) for i, pair in enumerate(pairs[: scale.pairs])]
-            groups = [trials[start : start + PAIRS_A_CHUNK] for start in range(0, len(trials), PAIRS_A_CHUNK)]
-            chunks = [[trial for of_pair in group for trial in of_pair] for group in groups]
+            chunks = [[trial for of_pair in group for trial in of_pair] for group in evenly(trials, PAIRS_A_CHUNK)]
             found.append(Sweep(task, network, chunks, network.schedule(), answered))
         return found
 
