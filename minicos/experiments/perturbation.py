@@ -154,6 +154,7 @@ def _dissimilarities(axis: Axes, of_task: pd.DataFrame) -> None:
     rows = of_task[of_task["family"] == "noise at step"].sort_values("at")
     axis.plot(rows["at"], rows["of_another_seed"], linestyle=":", color="#56606B", label="another seed")
     axis.set(xlabel="denoising step", ylabel="x0_hat from there on: 1 - CKA")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=6)
 
 

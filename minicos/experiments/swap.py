@@ -53,7 +53,7 @@ REGION_STYLES = {
     LAST_FRAME: ("#000000", "P"),
 }
 DONOR_MARKS = {"another seed": "x", "unrelated puzzle": "+", "noise": "*"}
-PAIRS_A_CHUNK = 4
+PAIRS_A_CHUNK = 2
 FLIP = 0.25
 
 
