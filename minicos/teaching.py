@@ -104,7 +104,10 @@ class Live:
         rows = [("live, now", *_line(self.live))]
         if self.stored is None:
             how = f"minicos replicate --model {self.model} --out DIR"
-            return [*rows, ("stored run", "-", "not stored", f"no run is stored with {self.model}: {how}")]
+            return [
+                *rows,
+                ("stored run", "-", "not stored", f"no run by this criterion is stored with {self.model}: {how}"),
+            ]
         return [*rows, ("stored run", *_line(self.stored))]
 
     @property
@@ -151,14 +154,19 @@ def live(name: str, cases: int | None = None, model: str | None = None) -> Live:
 
 
 def stored(reasoner: Reasoner, experiment: Experiment) -> Finding | None:
-    """What the full replication of this checkpoint found, if it lies beside its weights and this experiment was run."""
+    """What the full replication of this checkpoint found, if it lies beside its weights and this experiment was run.
+
+    None, too, where it was judged by another criterion than the one that holds now.
+    """
     from minicos.replication import FINDINGS_FILE, Finding
 
     path = reasoner.folder / FINDINGS_FILE if reasoner.folder else None
     if path is None or not path.exists():
         return None
-    findings = (Finding(**line) for line in json.loads(path.read_text())["findings"])
-    return next((f for f in findings if f.experiment == experiment.name and f.status != "not run"), None)
+    for finding in (Finding(**line) for line in json.loads(path.read_text())["findings"]):
+        if (finding.experiment, finding.criterion) == (experiment.name, experiment.criterion):
+            return finding if finding.status != "not run" else None
+    return None
 
 
 @contextmanager

@@ -57,8 +57,9 @@ def test_a_live_finding_stands_beside_the_stored_one(untrained_nano, tmp_path, c
     (folder / "findings.json").write_text(json.dumps(report))
     assert stored(reasoner, get_experiment("chain-of-steps")).text == "what the full run said"
     assert stored(reasoner, get_experiment("budget")) is None
-    (folder / "findings.json").write_text(json.dumps({"findings": [{**report["findings"][0], "status": "not run"}]}))
-    assert stored(reasoner, get_experiment("chain-of-steps")) is None
+    for change in ({"status": "not run"}, {"criterion": "another one"}):
+        (folder / "findings.json").write_text(json.dumps({"findings": [{**report["findings"][0], **change}]}))
+        assert stored(reasoner, get_experiment("chain-of-steps")) is None
 
 
 def test_what_cannot_be_shown_is_refused(untrained_nano, maze_puzzles):
