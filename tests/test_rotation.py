@@ -63,6 +63,13 @@ def test_shapes_are_connected_and_have_no_symmetry(name, index):
     assert split_of(shape_structure(shape)) == "test"
 
 
+@pytest.mark.parametrize(
+    ("angle", "text"), [(None, ""), (80, "90"), (-100, "-90"), (65, "65"), (-170, "180"), (175, "180"), (-10, "0")]
+)
+def test_angles_that_are_judged_alike_are_spelled_alike(angle, text):
+    assert get_task("rotation").spelled(angle) == text
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_size_of_a_rotation_is_its_angle(name):
     task = get_task(name)
