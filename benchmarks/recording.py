@@ -16,7 +16,7 @@ from minicos.evaluation import CHUNK, held_out
 from minicos.model import load
 from minicos.sampling import Recorder, sample
 
-REPEATS = 15
+REPEATS = 100
 
 
 def seconds(recorders: tuple[Recorder, ...]) -> float:

@@ -150,7 +150,8 @@ if __name__ == "__main__":
         same = np.mean(statuses(work()) == expected)
         numbers = mean_with_interval(runs / times[:, column]), mean_with_interval(times[:, 0] / times[:, column])
         print(f"| {name} | {' | '.join(numbers)} | {100 * same:.1f} % |")
-    evaluations = sum(Sharing(reasoner, [trial.run for trial in chunk], schedule).evaluations() for chunk in chunks)
+    sharings = [Sharing(reasoner, [trial.run for trial in chunk], schedule) for chunk in chunks]
+    evaluations = sum(sharing.evaluations(reasoner.settings.batch) for sharing in sharings)
     share = operations_a_pass() * evaluations / times[:, 3].mean() / rate_of_matrices()
     print(f"\nshared prefixes alone, by passes: {runs * len(schedule) / evaluations:.2f}")
     print(f"share of the rate of a {SIDE} x {SIDE} matrix product, third row: {100 * share:.0f} %")

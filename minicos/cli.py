@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos import __version__
-from minicos.errors import MinicosError
+from minicos.errors import MinicosError, out_of_memory
 
 if TYPE_CHECKING:
     from lightning import Fabric
@@ -29,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MinicosError as error:
         print(f"minicos: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0]
-        print(f"minicos: {reason} Close other programs on the GPU, or take a larger one.", file=sys.stderr)
+        reason = (str(error).splitlines() or [""])[0]
+        advice = "close other programs, lower `batch` in the model's minicos.json, or take a machine with more of it"
+        print(f"minicos: out of memory: {advice}. {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -110,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", type=Path, required=True, help="folder for the answers, resumed if it was begun")
     bench.add_argument("--cases", type=_positive, help="so many of them, drawn by the seed (default: all)")
     bench.add_argument("--seed", type=_whole, default=0)
+    disturbed = bench.add_mutually_exclusive_group()
+    disturbed.add_argument("--noise-at-step", type=_whole, metavar="STEP", help="noise in all frames before this step")
+    disturbed.add_argument("--noise-at-frame", type=_whole, metavar="FRAME", help="noise in this latent frame, always")
+    disturbed.add_argument("--ensemble", action="store_true", help="hidden states of 3 seeds averaged, as in the paper")
+    _add_sharing(bench)
     bench.set_defaults(run=_bench)
 
     plan = commands.add_parser("plan", help="what an experiment will cost: passes, memory and time")
@@ -219,8 +225,6 @@ def _experiment(options: argparse.Namespace) -> None:
         prepare_folder(options.out)
     experiment, scale = get_experiment(options.name), scale_of(options.quick, options.cases)
     fabric, reasoner = _fabric(options), load(options.model)
-    if fabric:
-        reasoner.to(fabric.device)
     out = options.out or Path("out") / f"{experiment.name}-{reasoner.settings.name}-{scale.name}"
     result = run_experiment(experiment, reasoner, out, scale, fabric)
     if result:
@@ -237,8 +241,6 @@ def _replicate(options: argparse.Namespace) -> None:
 
     prepare_folder(options.out)
     fabric, reasoner = _fabric(options), load(options.model)
-    if fabric:
-        reasoner.to(fabric.device)
     how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
     how += f" --devices {options.devices}" if options.devices != 1 else ""
     command = f"minicos replicate --model {reasoner.settings.name} --out DIR{how}"
@@ -250,12 +252,18 @@ def _replicate(options: argparse.Namespace) -> None:
 
 
 def _fabric(options: argparse.Namespace) -> Fabric | None:
-    """The processes that share the work, launched; None for one alone."""
+    """The processes that share the work, launched; None for one alone. Each has a GPU of its own from now on."""
     if options.devices == 1 and options.nodes == 1:
         return None
-    from lightning import Fabric
+    from datetime import timedelta
 
-    fabric = Fabric(devices=options.devices, num_nodes=options.nodes, strategy="ddp")
+    from lightning import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    # They only wait for each other, at the end of a sweep, and a share of a full one may take days. gloo, on GPUs too:
+    # it sees at once when one of them has died.
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=90))
+    fabric = Fabric(devices=options.devices, num_nodes=options.nodes, strategy=strategy)
     fabric.launch()
     return fabric
 
@@ -281,12 +289,22 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    from minicos.experiments.ensemble import paper_average
     from minicos.files import prepare_folder
+    from minicos.interventions import noise_at_frame, noise_at_step
     from minicos.model import load
     from minicos.vbvr import run_bench
 
     prepare_folder(options.out)
-    run_bench(load(options.model), options.data, options.out, options.cases, options.seed)
+    fabric, reasoner = _fabric(options), load(options.model)
+    done = ()
+    if options.noise_at_step is not None:
+        done = (noise_at_step(options.noise_at_step),)
+    elif options.noise_at_frame is not None:
+        done = (noise_at_frame(options.noise_at_frame),)
+    elif options.ensemble:
+        done = (paper_average(len(reasoner.transformer.blocks)),)
+    run_bench(reasoner, options.data, options.out, options.cases, options.seed, done, fabric)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -230,7 +230,7 @@ def _numbers(name: str, given: object) -> tuple[int, ...]:
 
 def energy(hidden: Tensor, batch: Batch) -> Tensor:
     """Token energy as maps, (batch, frames, rows, columns); hidden: (batch, tokens, width)."""
-    return torch.from_numpy(token_energy(hidden.float().cpu().numpy())).reshape(len(hidden), *batch.grid)
+    return token_energy(hidden.float()).reshape(len(hidden), *batch.grid)
 
 
 def explore(model: str | Path | None = None, *, static: bool | None = None, **start: object) -> Panel | Picture:

@@ -17,6 +17,8 @@ from minicos.errors import MinicosError
 from minicos.files import prepare_folder
 
 if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
     from minicos.model import Settings
 
 GB = 1e9
@@ -80,31 +82,52 @@ def fetch(name: str) -> Path:
     Raises MinicosError where this machine cannot run it, before anything is downloaded, and where the download fails.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     model = full_models()[name]
     obstacles = obstacles_of(machine(), model, downloaded=True)
     if obstacles:
         raise MinicosError(f"this machine cannot run {name}: {'; '.join(obstacles)}; `minicos doctor` says more")
-    wanted = {
-        "repo_id": model.repository,
-        "revision": model.revision,
-        "ignore_patterns": ["*.bin", "*.pth", "assets/*"],
-    }
-    try:
-        return Path(snapshot_download(**wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+    if downloaded(model):
+        return Path(snapshot_download(**wanted(model), local_files_only=True))
     obstacles = obstacles_of(machine(), model, downloaded=False)
     if obstacles:
         raise MinicosError(f"{name} cannot be downloaded: {'; '.join(obstacles)}")
     size = f"about {model.download_gb:.0f} GB from {model.repository} ({model.licence})"
-    print(f"{name}: downloading {size} into {cache()}", file=sys.stderr)
+    place = f"{cache()}, where {machine().disk_gb:.0f} GB are free"
+    needs = f"to run it takes {GPU_GB:.0f} GB on the GPU and {HOST_GB:.0f} GB in memory"
+    print(f"{name}: downloading {size} into {place}; {needs}", file=sys.stderr)
     try:
-        return Path(snapshot_download(**wanted))
+        return Path(snapshot_download(**wanted(model)))
     except Exception as error:  # whatever the Hub, the network or the disk says becomes one line
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MinicosError(f"{name} could not be downloaded: {reason}; run the same again to go on") from error
+
+
+def wanted(model: FullModel) -> dict[str, object]:
+    """What of a repository is fetched, in the Hub's words."""
+    ignored = ["*.bin", "*.pth", "assets/*"]
+    return {"repo_id": model.repository, "revision": model.revision, "ignore_patterns": ignored}
+
+
+def downloaded(model: FullModel) -> bool:
+    """Whether all of it is in the Hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(**wanted(model), local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    return True
+
+
+def check_machine(folder: Path) -> None:
+    """Raises MinicosError where a folder holds weights of a full model's size, and this machine cannot run one."""
+    gigabytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) / GB
+    if gigabytes > EXPERT_GB:
+        obstacles = obstacles_of(machine(), full_models()["wan2.2-i2v-a14b"], downloaded=True)
+        if obstacles:
+            raise MinicosError(f"{folder} holds {gigabytes:.0f} GB of weights: {'; '.join(obstacles)}")
 
 
 def cache() -> Path:
@@ -172,7 +195,7 @@ def diagnosis(here: Machine, shipped: Sequence[str]) -> str:
         f"{', '.join(shipped)}: can run",
     ]
     for name, model in full_models().items():
-        obstacles = obstacles_of(here, model, downloaded=False)
+        obstacles = obstacles_of(here, model, downloaded(model))
         size = f"{model.download_gb:.0f} GB from {model.repository}, {model.licence}"
         lines.append(f"{name} ({size}): {'cannot run: ' + '; '.join(obstacles) if obstacles else 'can run'}")
     return "\n".join(lines)
@@ -227,8 +250,7 @@ def _merge_into(expert: Path, lora: Path, out: Path) -> None:
         state = WanLoraLoaderMixin.lora_state_dict(prefixed)
     except Exception:  # foreign keys break the conversion in many ways
         state = {}
-    known = {f"transformer.{name}" for name, _ in transformer.named_modules()}
-    strangers = [key for key in state or given if key.split(".lora_")[0] not in known]
+    strangers = [key for key, value in (state or given).items() if not _fits(transformer, key, value)]
     if not given:
         raise MinicosError(f"{lora} has no keys: nothing to merge")
     if not state or strangers:
@@ -237,3 +259,13 @@ def _merge_into(expert: Path, lora: Path, out: Path) -> None:
     transformer.fuse_lora()
     transformer.unload_lora()
     transformer.save_pretrained(out)
+
+
+def _fits(transformer: WanTransformer3DModel, key: str, value: torch.Tensor) -> bool:
+    """Whether a matrix of a LoRA, A (rank, inputs) or B (outputs, rank), belongs to a matrix of the transformer."""
+    name, _, which = key.removeprefix("transformer.").partition(".lora_")
+    try:
+        outputs, inputs, *_ = transformer.get_submodule(name).weight.shape
+    except (AttributeError, ValueError):  # no such part, or one without a matrix
+        return False
+    return value.shape[1] == inputs if which.startswith("A") else value.shape[0] == outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,11 @@ from minicos.tasks.base import WHITE
 from minicos.tasks.maze import PALETTE, PATH, Cell, MazePuzzle
 from minicos.tasks.rotation import RotationPuzzle, cell_colours, orientations, read_disc, turn_cells
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Floats = NDArray[np.floating]
+Values = TypeVar("Values", Floats, "Tensor")
 
 CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
 
@@ -225,13 +230,14 @@ def _hsic_debiased(k: Floats, l: Floats) -> float:  # noqa: E741
 # --- hidden states --------------------------------------------------------------------------------------------------
 
 
-def token_energy(hidden: Floats) -> Floats:
+def token_energy(hidden: Values) -> Values:
     """L2 norm of every token over channels, divided by the mean over the block's tokens: (batch, tokens).
 
-    hidden: (batch, tokens, width). Raw norms grow with depth, so that they cannot be compared between blocks.
+    hidden: (batch, tokens, width), an array or a tensor, and so is what is returned. Raw norms grow with depth, so that
+    they cannot be compared between blocks.
     """
-    norms = np.linalg.norm(hidden, axis=-1)
-    return norms / norms.mean(-1, keepdims=True)
+    norms = (hidden**2).sum(-1) ** 0.5
+    return norms / norms.mean(-1)[..., None]
 
 
 def probe(features: Floats, labels: NDArray, groups: NDArray, folds: int = 5) -> NDArray:

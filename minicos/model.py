@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from minicos import flow
-from minicos.errors import MinicosError
+from minicos.errors import MinicosError, out_of_memory
 from minicos.tasks import Puzzle, Video
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PIPELINE = "WanImageToVideoPipeline"
 SETTINGS_FILE = "minicos.json"
 SHARD = "15MB"  # the largest file of weights that is written
+MOST_WORDS = 512  # tokens of a prompt, as in diffusers' pipeline
 ROOM = 0.5  # of a GPU's memory that weights may take; beyond it, one part is on the GPU at a time
 
 
@@ -108,7 +110,7 @@ class Reasoner:
         self.device = torch.device("cpu")
         self._vae_in_use = Lock()  # Wan's VAE keeps what it has seen of a video in itself
         self.one_at_a_time = False
-        self._at_work: nn.Module | None = None
+        self._at_work: list[nn.Module] = []  # the part that is on the device then; copies, which share it, too
         self._texts: dict[str, Tensor] = {}  # prompt to what the text encoder says of it, in host memory
         self.settings = settings
         self.transformer = transformer
@@ -152,7 +154,8 @@ class Reasoner:
 
     def to(self, device: torch.device | str, one_at_a_time: bool = False) -> Reasoner:
         """Itself, moved."""
-        self.device, self.one_at_a_time, self._at_work = torch.device(device), one_at_a_time, None
+        self.device, self.one_at_a_time = torch.device(device), one_at_a_time
+        self._at_work.clear()
         self.vae.to(device)
         for part in (self.transformer, self.transformer_2, self.text_encoder):
             if part is not None:
@@ -161,10 +164,10 @@ class Reasoner:
 
     def bring(self, part: nn.Module) -> nn.Module:
         """An expert or the text encoder, on the device; the one that was at work before gives way."""
-        if self.one_at_a_time and part is not self._at_work:
-            if self._at_work is not None:
-                self._at_work.to("cpu")
-            self._at_work = part.to(self.device)
+        if self.one_at_a_time and part not in self._at_work:
+            for other in self._at_work:
+                other.to("cpu")
+            self._at_work[:] = [part.to(self.device)]
         return part
 
     def replica(self) -> Reasoner:
@@ -233,8 +236,7 @@ class Reasoner:
         batch, _, _, height, width = first.shape
         self._check_extent(frames, height, width)
         ratio = self.vae.config.scale_factor_temporal
-        rest = first.new_zeros(batch, 3, frames - 1, height, width)
-        video = self._encode(torch.cat([first, rest], dim=2))
+        video = torch.cat([self._encode(part, frames) for part in first.split(self.settings.batch)])
         # As in diffusers' pipeline: one mask channel per pixel frame of a latent frame, 1 where the frame is given.
         mask = video.new_zeros(batch, ratio, *video.shape[2:])
         mask[:, :, 0] = 1
@@ -262,15 +264,19 @@ class Reasoner:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Video:
-        """Latents to video, uint8 (batch, frames, height, width, 3)."""
-        latents = latents.to(self.device)
+        """Latents to video, uint8 (batch, frames, height, width, 3); no more at once than pass through the network."""
+        return np.concatenate([self._decode(part.to(self.device)) for part in latents.split(self.settings.batch)])
+
+    def _decode(self, latents: Tensor) -> Video:
         mean, std = self._latent_statistics(latents)
         with self._vae_in_use:
             video = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0]
         pixels = (video.float().clamp(-1, 1) + 1) * 127.5
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
 
-    def _encode(self, video: Tensor) -> Tensor:
+    def _encode(self, first: Tensor, frames: int) -> Tensor:
+        """Latents of videos of which only the first frame is given, (batch, 3, 1, height, width); zeros follow it."""
+        video = torch.cat([first, first.new_zeros(*first.shape[:2], frames - 1, *first.shape[3:])], dim=2)
         with self._vae_in_use:
             encoded = self.vae.encode(video.to(self.vae.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -301,12 +307,14 @@ class Reasoner:
 
     def _encode_prompt(self, prompt: str) -> Tensor:
         """(tokens, width)"""
+        from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
+
         encoder = self.bring(self.text_encoder)
         # As in diffusers' pipeline: what lies beyond the last word is zero, not the encoder's idea of padding.
         words = self.tokenizer(
-            [prompt],
+            [prompt_clean(prompt)],
             padding="max_length",
-            max_length=self.tokenizer.model_max_length,
+            max_length=min(MOST_WORDS, self.tokenizer.model_max_length),
             truncation=True,
             return_attention_mask=True,
             return_tensors="pt",
@@ -388,6 +396,8 @@ def load(name: str | Path | None = None) -> Reasoner:
         raise MinicosError(f"{folder} has no {missing[0]}: the checkpoint is incomplete")
     if settings.boundary is not None and parts["transformer_2"] is None:
         raise MinicosError(f"{folder} has no transformer_2: its low-noise expert is missing")
+    if settings.boundary is None and parts["transformer_2"] is not None:
+        raise MinicosError(f"{folder} has two experts and no boundary_ratio in model_index.json: say where one ends")
     if not torch.cuda.is_available() and settings.dtype == "float32":
         quicken(*(parts[part] for part in ("transformer", "transformer_2") if parts[part] is not None))
     if settings.causal:
@@ -402,7 +412,7 @@ def load(name: str | Path | None = None) -> Reasoner:
 
 
 def _folder_of(name: str) -> Path:
-    from minicos.full import fetch, full_models
+    from minicos.full import check_machine, fetch, full_models
 
     if name in shipped():
         return CHECKPOINTS / name
@@ -411,6 +421,7 @@ def _folder_of(name: str) -> Path:
     if not Path(name).is_dir():
         known = ", ".join([*shipped(), *full_models()])
         raise MinicosError(f"unknown model '{name}': choose from {known}, or give a checkpoint's folder")
+    check_machine(Path(name))
     return Path(name)
 
 
@@ -439,8 +450,12 @@ def _read_settings(folder: Path, name: str, index: dict) -> Settings:
 
     if not (folder / SETTINGS_FILE).exists():
         models = full_models()
-        known = models.get(name, models["wan2.2-i2v-a14b"]).settings
-        return known if name in models else replace(known, name=folder.name, boundary=index.get("boundary_ratio"))
+        if name in models:
+            return models[name].settings
+        wan = models["wan2.2-i2v-a14b"].settings
+        how = f"{wan.steps} steps, guidance {wan.guidance[0]}, {wan.frames} frames"
+        print(f"{folder} has no {SETTINGS_FILE}: sampled as {wan.name}, {how}", file=sys.stderr)
+        return replace(wan, name=folder.name, boundary=index.get("boundary_ratio"))
     try:
         return parse_settings(_read_json(folder / SETTINGS_FILE))
     except TypeError as error:
@@ -463,6 +478,8 @@ def _load_part(folder: Path, part: str, origin: list, dtype: torch.dtype) -> obj
     except MinicosError:
         raise
     except Exception as error:  # whatever a library raises on a damaged file becomes one line
+        if out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MinicosError(f"{folder / part} is damaged or of another kind: {reason}") from error
 

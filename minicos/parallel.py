@@ -11,11 +11,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import local
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from minicos.errors import MinicosError
 from minicos.model import Reasoner
+
+if TYPE_CHECKING:
+    from lightning import Fabric
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,6 +60,21 @@ def each(
                 yield waiting[done], done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def together(fabric: Fabric | None, work: Callable[[], object]) -> None:
+    """The first process does it, and the others wait for it; after a MinicosError they end too, without words."""
+    if fabric is None:
+        work()
+        return
+    refused = None
+    if fabric.global_rank == 0:
+        try:
+            work()
+        except MinicosError as error:
+            refused = error
+    if fabric.broadcast(refused is not None):
+        raise refused or SystemExit(2)
 
 
 def keep_freed_memory() -> None:

@@ -22,7 +22,8 @@ TIMED = 2  # passes of a full batch that are timed on every core, after one that
 
 @dataclass(frozen=True)
 class Plan:
-    """One sweep. evaluations: passes of one video; unshared: if every run were computed from its first step.
+    """One sweep. chunks: what devices share it by. evaluations: passes of one video; unshared: if every run were
+    computed from its first step.
 
     bytes: of the recorded tensors of its largest chunk, which are in memory at one time. aside: bytes on disk, when all
     chunks wait for the second expert; 0 where they need not. seconds: of the passes alone, measured on a few.
@@ -30,6 +31,7 @@ class Plan:
 
     name: str
     runs: int
+    chunks: int
     evaluations: int
     unshared: int
     bytes: int
@@ -50,7 +52,8 @@ def plan(sweeps: Sequence[Sweep]) -> list[Plan]:
         unshared = evaluations if sweep.frame_by_frame else runs * len(sweep.schedule) * sweep.branches
         held = max(map(len, sweep.chunks)) * recorded_bytes(sweep, batch, len(sweep.schedule))
         seconds = evaluations * pace[sweep.reasoner, batch.extent]
-        found.append(Plan(sweep.name, runs, evaluations, unshared, held, aside_bytes(sweep, batch), seconds))
+        counts = runs, len(sweep.chunks), evaluations, unshared
+        found.append(Plan(sweep.name, *counts, held, aside_bytes(sweep, batch), seconds))
     return found
 
 
@@ -100,10 +103,12 @@ def _recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch, until: int) 
 
 
 def hours_line(plans: Sequence[tuple[str, list[Plan]]], device: str, workers: int) -> str:
-    """The time of the passes on one device as measured here, and shared by `workers` of its kind."""
-    hours = sum(one.seconds for _, of_experiment in plans for one in of_experiment) / 3600
+    """The time of the passes on one device as measured here, and shared by `workers` of its kind, a chunk each."""
+    everything = [one for _, of_experiment in plans for one in of_experiment]
+    hours = sum(one.seconds for one in everything) / 3600
+    shared = sum(one.seconds * math.ceil(one.chunks / workers) / one.chunks for one in everything) / 3600
     alone = f"{hours:.2g} {'GPU' if device == 'cuda' else 'CPU'}-hours of passes, at the pace of a few on this machine"
-    return alone if workers == 1 else f"{alone}; {hours / workers:.2g} hours on {workers} devices like it"
+    return alone if workers == 1 else f"{alone}; {shared:.2g} hours on {workers} devices like it"
 
 
 def plan_table(plans: Sequence[tuple[str, list[Plan]]]) -> str:
@@ -119,9 +124,9 @@ def plan_table(plans: Sequence[tuple[str, list[Plan]]]) -> str:
 
 
 def _total(plans: Sequence[Plan]) -> Plan:
-    runs, evaluations, unshared = (sum(getattr(p, what) for p in plans) for what in ("runs", "evaluations", "unshared"))
+    counts = (sum(getattr(p, what) for p in plans) for what in ("runs", "chunks", "evaluations", "unshared"))
     most, aside = max(p.bytes for p in plans), max(p.aside for p in plans)  # sweeps run one after another
-    return Plan("total", runs, evaluations, unshared, most, aside, sum(p.seconds for p in plans))
+    return Plan("total", *counts, most, aside, sum(p.seconds for p in plans))
 
 
 def _line(experiment: str, one: Plan) -> str:

@@ -163,8 +163,9 @@ class Denoising:
             batch = Batch(tracks, self._extent, self._grid, self._state.sigma, before.x0_hat, track_of)
             rows = self._condition.rows([self._row_of[track.puzzle] for track in tracks])
             passes.append(_denoise(self.reasoner, before.latents, at, rows, batch, watching))
-        self._state = _State.after(passes, step)
-        where = self._state.rows([self._sharing.track(run, step.index) for run in self.runs])
+        kept = _first_rows([track for p in passes for track in p.tracks])
+        self._state = _State.after(passes, kept, step)
+        where = [kept[row] for row in self._state.rows([self._sharing.track(run, step.index) for run in self.runs])]
         for key in passes[0].recorded:
             self._records.setdefault(key, {})[step.index] = torch.cat([p.recorded[key] for p in passes])[where]
         self.done += 1
@@ -188,7 +189,8 @@ class Denoising:
         return Trajectory(self.runs, self.schedule, latents, self.reasoner.decode(latents), self._records)
 
     def _tracks(self, step: int) -> list[Run]:
-        return [track for batch in self._sharing.batches(step, self.batch_size) for track in batch]
+        """In the order of the state's rows."""
+        return list(dict.fromkeys(t for batch in self._sharing.batches(step, self.batch_size) for t in batch))
 
 
 @dataclass
@@ -206,9 +208,11 @@ class _State:
         return cls(tracks, noise.to(reasoner.device), None, 1.0)
 
     @classmethod
-    def after(cls, passes: list[_Pass], step: flow.Step) -> _State:
+    def after(cls, passes: list[_Pass], kept: list[int], step: flow.Step) -> _State:
+        """kept: which rows of all passes, one of each track."""
+        tracks = [track for p in passes for track in p.tracks]
         latents, x0_hat = torch.cat([p.latents for p in passes]), torch.cat([p.x0_hat for p in passes])
-        return cls([track for p in passes for track in p.tracks], latents, x0_hat, step.next_sigma)
+        return cls([tracks[row] for row in kept], latents[kept], x0_hat[kept], step.next_sigma)
 
     def of(self, tracks: list[Run]) -> _State:
         """The state of these tracks."""
@@ -229,6 +233,14 @@ class _Pass:
     latents: Tensor
     x0_hat: Tensor
     recorded: dict[tuple[str, str, int | None], Tensor]
+
+
+def _first_rows(tracks: list[Run]) -> list[int]:
+    """Where each track comes first: one that several batches need has passed in each of them."""
+    rows: dict[Run, int] = {}
+    for row, track in enumerate(tracks):
+        rows.setdefault(track, row)
+    return list(rows.values())
 
 
 def _denoise(
@@ -373,7 +385,9 @@ def _block_hooks(
             def hook(module, inputs, output, here=here):
                 output = batch.changed(output, here)
                 if here.block in wanted:
-                    recorded["block", here.branch, here.block] = wanted[here.block].keep(output.detach().clone(), batch)
+                    # A copy of what is kept, not of the states: those of a large model are too many to hold twice.
+                    kept = wanted[here.block].keep(output.detach(), batch).clone()
+                    recorded["block", here.branch, here.block] = kept
                 return output
 
             stack.callback(block.register_forward_hook(hook).remove)
@@ -381,9 +395,15 @@ def _block_hooks(
 
 
 def _check_recorders(reasoner: Reasoner, schedule: tuple[flow.Step, ...], recorders: Sequence[Recorder]) -> None:
+    watched: set[tuple[object, ...]] = set()
     for recorder in recorders:
         check_range("step", recorder.steps, len(schedule))
         check_range("block", recorder.blocks, len(reasoner.transformer.blocks))
+        steps = [step.index for step in schedule if recorder.wants(step)]
+        places = {(recorder.site, recorder.branch, b, step) for b in recorder.blocks or (None,) for step in steps}
+        if places & watched:
+            raise MinicosError(f"two recorders of {recorder.site} ({recorder.branch}) at one step: leave one out")
+        watched |= places
 
 
 def _check_interventions(reasoner: Reasoner, schedule: tuple[flow.Step, ...], runs: Sequence[Run], frames: int) -> None:

@@ -20,7 +20,7 @@ class Sharing:
         self.runs = list(dict.fromkeys(company(runs)))
         places = [addresses(reasoner, step) for step in schedule]
         self._length = len(places)
-        acts = {i: _acting(i, places) for i in {i for run in self.runs for i in run.interventions}}
+        self._acts = acts = {i: _acting(i, places) for i in {i for run in self.runs for i in run.interventions}}
         self._begins = {
             run: min((acts[i][0] for i in run.interventions if acts[i]), default=self._length) for run in self.runs
         }
@@ -45,38 +45,39 @@ class Sharing:
         return run if self._begins[run] <= step else Run(run.puzzle, run.seed)
 
     def batches(self, step: int, size: int | None = None) -> list[list[Run]]:
-        """The tracks at this step, in batches of at most `size`; runs that need each other stay together."""
-        groups = self._groups(step)
-        if size is None:
-            return [[track for group in groups for track in group]]
+        """The tracks at this step, in batches of at most `size`, each beside all that it needs at this step.
+
+        One that several batches need passes in each of them. A batch is larger than `size` only where a single track
+        and what it needs are.
+        """
         batches: list[list[Run]] = []
-        for group in groups:
-            if not batches or len(batches[-1]) + len(group) > size:
+        here, placed = set(), set()
+        for track in dict.fromkeys(self.track(run, step) for run in self.runs if self._ends[run] > step):
+            if track in placed:
+                continue
+            group = [track, *self._beside(track, step)]
+            new = [other for other in group if other not in here]
+            if not batches or (size is not None and len(batches[-1]) + len(new) > size):
                 batches.append([])
-            batches[-1] += group
+                here, new = set(), group
+            batches[-1] += new
+            here.update(new)
+            placed.update(new)
         return batches
 
-    def _groups(self, step: int) -> list[list[Run]]:
-        """Tracks that are connected by need, in the order of their first run."""
-        group_of: dict[Run, list[Run]] = {}
-        for run in self.runs:
-            if self._ends[run] <= step:
-                continue
-            track = self.track(run, step)
-            group = group_of.setdefault(track, [track])
-            if track is not run:
-                continue
-            needed = (n for i in run.interventions for n in i.needs(run) if self._ends[n] > step)
-            for other in (self.track(n, step) for n in needed):
-                joining = group_of.setdefault(other, [other])
-                if joining is not group:
-                    group += joining
-                    group_of |= dict.fromkeys(joining, group)
-        return list({id(group): group for group in group_of.values()}.values())
+    def _beside(self, track: Run, step: int) -> list[Run]:
+        """What has to pass together with a track at this step: what it needs, and what that needs."""
+        found = [track]
+        for other in found:  # grows while it is walked through
+            for intervention in other.interventions:
+                if step in self._acts[intervention]:
+                    needed = dict.fromkeys(self.track(run, step) for run in intervention.needs(other))
+                    found += [run for run in needed if run not in found]
+        return found[1:]
 
-    def evaluations(self) -> int:
-        """Videos that pass through the network in all steps together, for each branch of guidance."""
-        return sum(len(batch) for step in range(self._length) for batch in self.batches(step))
+    def evaluations(self, size: int | None = None) -> int:
+        """Videos that pass through the network in all steps together, for each branch of guidance, in batches."""
+        return sum(len(batch) for step in range(self._length) for batch in self.batches(step, size))
 
 
 def addresses(reasoner: Reasoner, step: Step) -> list[Address]:

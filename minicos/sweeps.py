@@ -31,7 +31,7 @@ from minicos.errors import MinicosError
 from minicos.files import prepare_folder, replace_file
 from minicos.flow import Step
 from minicos.model import Reasoner
-from minicos.parallel import each
+from minicos.parallel import each, together
 from minicos.runs import Run, company
 from minicos.sampling import Denoising, Recorder, Trajectory, rollout_runs
 from minicos.sharing import Sharing
@@ -79,7 +79,7 @@ class Sweep:
             frames = self.reasoner.latent_frames
             return ceil(sum(map(len, self.chunks)) * (frames - 1) * (len(self.schedule) + 1) / frames)
         sharings = (Sharing(self.reasoner, [t.run for t in chunk], self.schedule) for chunk in self.chunks)
-        return self.branches * sum(sharing.evaluations() for sharing in sharings)
+        return self.branches * sum(sharing.evaluations(self.reasoner.settings.batch) for sharing in sharings)
 
     def fingerprint(self) -> str:
         """Equal for sweeps that give the same table on one machine."""
@@ -106,10 +106,7 @@ def run_sweep(
     sweep or a damaged chunk.
     """
     rank = fabric.global_rank if fabric else 0
-    if rank == 0:
-        _claim(folder, sweep, sweep.fingerprint())
-    if fabric:
-        fabric.barrier()
+    together(fabric, lambda: _claim(folder, sweep, sweep.fingerprint()))
     missing = []
     for number, chunk in share_of(sweep, fabric):
         if _chunk_file(folder, number).exists():

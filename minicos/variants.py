@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 
 import torch
 
@@ -12,24 +14,34 @@ from minicos.model import Reasoner
 
 def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
     """The same network before it has learned anything: new random weights in its blocks, for baselines."""
-    fresh = copy(reasoner)
-    with torch.random.fork_rng():
+    fresh, device = copy(reasoner), "cpu" if reasoner.one_at_a_time else reasoner.device
+    with torch.random.fork_rng(), default_dtype(getattr(torch, reasoner.settings.dtype)):
         torch.manual_seed(seed)
         for part in ("transformer", "transformer_2"):
             learned = getattr(reasoner, part)
             if learned is not None:
                 random = type(learned).from_config(learned.config).eval().requires_grad_(False)
                 for new, old in zip(random.parameters(), learned.parameters(), strict=True):
-                    new.data = new.data.to(old)  # one by one: some parts of a model in bf16 stay in float32
-                setattr(fresh, part, random.to(learned.device))
+                    new.data = new.data.to(old.dtype)  # one by one: some parts of a model in bf16 stay in float32
+                setattr(fresh, part, random.to(device))
     return frame_causal(fresh) if reasoner.settings.causal else fresh
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What new parameters are made of: a full expert in float32 is twice what a host with room for it needs."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def frame_causal(reasoner: Reasoner) -> Reasoner:
-    """The same weights under the frame-causal mask (`causal.make_frame_causal`); the given network stays as it is."""
-    masked = copy(reasoner)
-    for part in ("transformer", "transformer_2"):
-        if getattr(reasoner, part) is not None:
-            setattr(masked, part, deepcopy(getattr(reasoner, part)))
-            make_frame_causal(getattr(masked, part))
+    """The same weights, not a copy, under the frame-causal mask (`causal.make_frame_causal`); the given one stays."""
+    masked = reasoner.replica()
+    for part in (masked.transformer, masked.transformer_2):
+        if part is not None:
+            make_frame_causal(part)
     return masked

@@ -6,6 +6,7 @@ A case is a folder <split>/<task>/<number>/ with first_frame.png, prompt.txt and
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,19 +17,31 @@ from itertools import groupby
 from math import sqrt
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minicos.errors import MinicosError
-from minicos.files import prepare_folder
+from minicos.files import prepare_folder, replace_file
 from minicos.model import Reasoner
+from minicos.parallel import together
 from minicos.plots import write_mp4
-from minicos.runs import Run
+from minicos.runs import Intervention, Run
 from minicos.sampling import sample_runs
-from minicos.tasks import Puzzle
+from minicos.tasks import Puzzle, Video
+
+if TYPE_CHECKING:
+    from lightning import Fabric
 
 EVALUATOR = "vbvrevalkit"
+# The class of VBVR-EvalKit that reads answers as they lie here; its own command walks another layout.
+EVALUATION = f"""import sys
+from {EVALUATOR}.eval.vbvr_bench import VBVRBench
+data, answers, scores, device = sys.argv[1:]
+VBVRBench(data, scores, device=device).evaluate(answers, name="scores")
+"""
+CLAIM_FILE = "bench.json"
 FRAMES_PER_SECOND = 16  # of Wan2.2
 MULTIPLE = 16  # sides of a canvas: the VAE's stride times the patch
 CASES_A_CHUNK = 16
@@ -121,58 +134,107 @@ def chosen(cases: Sequence[Case], n: int | None, seed: int) -> list[Case]:
 
 
 def answer(
-    reasoner: Reasoner, cases: Sequence[Case], out: Path, seed: int = 0, advance: Callable[[int], None] = lambda n: None
+    reasoner: Reasoner,
+    cases: Sequence[Case],
+    out: Path,
+    seed: int = 0,
+    interventions: tuple[Intervention, ...] = (),
+    advance: Callable[[int], None] = lambda n: None,
+    fabric: Fabric | None = None,
 ) -> None:
     """Write the model's video of every case that `out` does not yet hold; killed and run again, it goes on.
 
-    Cases of one canvas and length are denoised together, so that an expert is moved once for all of them.
+    Cases of one canvas and length are denoised together, so that an expert is moved once for all of them. fabric: a
+    launched lightning.Fabric; of W processes each takes every W-th of these chunks.
     """
     prepare_folder(out)
-    waiting = [case for case in cases if not (out / f"{case.key}.mp4").exists()]
-    advance(len(cases) - len(waiting))
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    for chunk in chunks_of(cases, reasoner.settings.canvas)[rank::world]:
+        waiting = [case for case in chunk if not (out / f"{case.key}.mp4").exists()]
+        if waiting:
+            runs = [Run(case, seed, interventions) for case in waiting]
+            videos = sample_runs(reasoner, runs, batch_size=reasoner.settings.batch).video
+            for case, video in zip(waiting, videos, strict=True):
+                write_answer(video[: case.length], out / f"{case.key}.mp4")
+        advance(len(chunk))
+
+
+def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None) -> list[list[Case]]:
+    """Cases of one canvas and length, CASES_A_CHUNK at most."""
 
     def kind(case: Case) -> tuple:
-        return case.image(reasoner.settings.canvas).shape, case.frames or 0
+        return case.image(canvas).shape, case.frames or 0
 
-    for _, group in groupby(sorted(waiting, key=kind), key=kind):
+    chunks = []
+    for _, group in groupby(sorted(cases, key=kind), key=kind):
         alike = list(group)
-        for start in range(0, len(alike), CASES_A_CHUNK):
-            chunk = alike[start : start + CASES_A_CHUNK]
-            runs = [Run(case, seed) for case in chunk]
-            videos = sample_runs(reasoner, runs, batch_size=reasoner.settings.batch).video
-            for case, video in zip(chunk, videos, strict=True):
-                path = out / f"{case.key}.mp4"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draft = path.with_name(f"{path.stem}.draft.mp4")
-                write_mp4(video[: case.length], draft, FRAMES_PER_SECOND)
-                os.replace(draft, path)  # a kill leaves no half of a video
-            advance(len(chunk))
+        chunks += [alike[start : start + CASES_A_CHUNK] for start in range(0, len(alike), CASES_A_CHUNK)]
+    return chunks
 
 
-def evaluate_answers(data: Path, out: Path) -> str | None:
-    """Run VBVR-Bench's own evaluator on the answers and return what it prints; None where it is not installed."""
+def write_answer(video: Video, path: Path) -> None:
+    """A kill leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.stem}.draft.mp4")
+    write_mp4(video, draft, FRAMES_PER_SECOND)
+    os.replace(draft, path)
+
+
+def claim(out: Path, whose: dict[str, object]) -> None:
+    """Write down what the answers in `out` are of. Raises MinicosError where it holds others."""
+    path = prepare_folder(out) / CLAIM_FILE
+    if not path.exists():
+        if any(out.rglob("*.mp4")):
+            raise MinicosError(f"{out} holds videos of unknown origin: give another --out")
+        replace_file(path, (json.dumps(whose, indent=1) + "\n").encode())
+    elif json.loads(path.read_text()) != whose:
+        raise MinicosError(f"{out} holds answers of another run (see {path.name}): give another --out")
+
+
+def evaluate_answers(data: Path, out: Path, device: str) -> str | None:
+    """Run VBVR-Bench's own evaluator on the answers and return what it prints; None where it is not installed.
+
+    Raises MinicosError where it fails, and where it finds none of them: it knows its own splits only.
+    """
     if find_spec(EVALUATOR) is None:
         return None
-    command = [sys.executable, "-m", f"{EVALUATOR}.runner.score", "--inference-dir", str(out)]
-    done = subprocess.run([*command, "--gt-base-path", str(data)], capture_output=True, text=True)
+    scores = out / "scores"
+    command = [sys.executable, "-c", EVALUATION, str(data), str(out), str(scores), device]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise MinicosError(f"VBVR-Bench's evaluator failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise MinicosError(f"VBVR-Bench's evaluator failed: {reason}")
+    if not json.loads((scores / "scores_eval_results.json").read_text())["overall"]["num_videos"]:
+        raise MinicosError(f"VBVR-Bench's evaluator found no answer: are the splits named as in its data set ({data})?")
     return done.stdout
 
 
-def run_bench(reasoner: Reasoner, data: Path, out: Path, n: int | None, seed: int) -> None:
+def run_bench(
+    reasoner: Reasoner,
+    data: Path,
+    out: Path,
+    n: int | None,
+    seed: int,
+    interventions: tuple[Intervention, ...] = (),
+    fabric: Fabric | None = None,
+) -> None:
     """`minicos bench`: answer the cases, say what was skipped, and score the answers where the evaluator is there."""
     from rich.console import Console
     from rich.progress import Progress
 
+    first = fabric is None or fabric.global_rank == 0
     cases, skipped = read_cases(data)
     some = chosen(cases, n, seed)
-    with Progress(console=Console(stderr=True)) as bar:
-        work = bar.add_task("VBVR-Bench", total=len(some))
-        answer(reasoner, some, out, seed, lambda done: bar.advance(work, done))
+    together(fabric, lambda: claim(out, {"model": reasoner.settings.name, "seed": seed, "done": repr(interventions)}))
+    with Progress(console=Console(stderr=True), disable=not first) as bar:
+        work = bar.add_task("VBVR-Bench", total=len(some) if fabric is None else None)
+        answer(reasoner, some, out, seed, interventions, lambda done: bar.advance(work, done), fabric)
+    if fabric:
+        fabric.barrier()
+    if not first:
+        return
     print(f"{len(some)} of {len(cases)} cases answered (seed {seed}), {len(skipped)} skipped")
     for one in skipped:
         print(f"skipped: {one.key}: {one.reason}")
-    scores = evaluate_answers(data, out)
-    command = f"python -m {EVALUATOR}.runner.score --inference-dir {out} --gt-base-path {data}"
-    print(scores or f"VBVR-Bench's evaluator is not installed. Where it is: {command}")
+    scores = evaluate_answers(data, out, reasoner.device.type)
+    print(scores or f"not scored: VBVR-Bench's evaluator ({EVALUATOR}) is not installed; with it, run the same again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -99,6 +100,17 @@ def tiny_wan_folder(tiny_pipeline, tmp_path_factory) -> Path:
     tiny_pipeline.save_pretrained(folder)
     settings = Settings("tiny-wan", 5, 4, 5.0, guidance=(3.5, 2.5), boundary=0.875, canvas=CANVAS)
     (folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_wan_bf16_folder(tiny_wan_folder) -> Path:
+    """The same with its experts and its text encoder in bfloat16, as the full model has them."""
+    from minicos.model import SETTINGS_FILE
+
+    folder = shutil.copytree(tiny_wan_folder, tiny_wan_folder.parent / "tiny-wan-bf16")
+    settings = json.loads((folder / SETTINGS_FILE).read_text())
+    (folder / SETTINGS_FILE).write_text(json.dumps({**settings, "name": "tiny-wan-bf16", "dtype": "bfloat16"}))
     return folder
 
 

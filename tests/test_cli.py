@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from minicos.model import load
 
@@ -134,19 +135,37 @@ def test_a_plan_is_printed_and_nothing_is_run(tmp_path):
     ]
 
 
-def test_out_of_memory_is_one_line(monkeypatch, capsys):
-    import torch
-
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30 GiB.\nSee the docs."), "30 GiB"),
+        (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "9 bytes"),
+        (MemoryError, "machine with more"),
+    ],
+)
+def test_out_of_memory_is_one_line(error, said, monkeypatch, capsys):
     from minicos import cli, evaluation
 
     def fill(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30 GiB.\nSee the documentation.")
+        raise error()
 
     monkeypatch.setattr(evaluation, "load", fill)
     assert cli.main(["evaluate"]) == 2
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
-    assert "30 GiB" in complaint
+    assert said in complaint
+
+
+def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(untrained_nano, tmp_path):
+    """By the command: one table, whoever made it; and one line when the folder is another's, with no process left."""
+    command = ("experiment", "budget", "--model", untrained_nano, "--quick", "--cases")
+    alone = minicos(*command, 2, "--out", tmp_path / "alone")
+    shared = minicos(*command, 2, "--out", tmp_path / "shared", "--devices", 2)
+    assert (alone.returncode, shared.returncode) == (0, 0), shared.stderr
+    assert (tmp_path / "shared" / "summary.csv").read_bytes() == (tmp_path / "alone" / "summary.csv").read_bytes()
+    foreign = minicos(*command, 3, "--out", tmp_path / "shared", "--devices", 2)
+    assert foreign.returncode == 2
+    assert foreign.stderr.count("holds another sweep") == 1
 
 
 def test_the_doctor_says_what_can_run():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,6 +172,13 @@ def too_many_blocks(transformer, path):
     save_file({f"blocks.39.self_attn.q.{key}.default.weight": value for key, value in keys.items()}, path)
 
 
+def narrow(transformer, path):
+    """The names of this model, the widths of a smaller one."""
+    shape = transformer.blocks[0].attn1.to_q.weight.shape
+    keys = {"lora_A": torch.zeros(RANK, shape[1] // 2), "lora_B": torch.zeros(shape[0] // 2, RANK)}
+    save_file({f"blocks.0.self_attn.q.{key}.default.weight": value for key, value in keys.items()}, path)
+
+
 def empty(transformer, path):
     save_file({}, path)
 
@@ -179,7 +189,13 @@ def broken(transformer, path):
 
 @pytest.mark.parametrize(
     ("write", "words"),
-    [(foreign, "another model"), (too_many_blocks, "another model"), (empty, "no keys"), (broken, "cannot be read")],
+    [
+        (foreign, "another model"),
+        (too_many_blocks, "another model"),
+        (narrow, "another model"),
+        (empty, "no keys"),
+        (broken, "cannot be read"),
+    ],
 )
 def test_a_lora_for_another_model_is_refused(write, words, tiny_wan, tiny_wan_folder, tmp_path):
     path = tmp_path / "lora.safetensors"
@@ -270,3 +286,19 @@ def test_a_prompt_is_encoded_once(tiny_wan):
     assert torch.equal(condition.text["cond"][0], condition.text["cond"][2])
     assert not torch.equal(condition.text["cond"][0], condition.text["cond"][1])
     assert condition.text["uncond"].shape == condition.text["cond"].shape
+
+
+# --- the benchmark --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU it builds the full shape")
+def test_the_benchmark_of_the_full_shape_runs_at_a_tiny_one():
+    """So that the hour of a borrowed GPU is not spent on a slip."""
+    script = Path(__file__).parent.parent / "benchmarks" / "full_scale.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *_, fewer, more = (line.split(" | ") for line in done.stdout.splitlines())
+    assert (fewer[0], more[0]) == ("| 5", "| 9")
+    for line in (fewer, more):
+        values = [float(cell.split()[0]) for cell in line[1:6]]
+        assert all(value > 0 for value in values[:3])

@@ -359,13 +359,14 @@ def test_a_run_is_computed_from_its_first_intervention_on(reasoner):
     assert count(*noises) == sum(range(1, STEPS + 1)) + STEPS - 1
 
 
-def test_runs_that_need_each_other_share_a_batch(reasoner):
+@pytest.mark.parametrize("size", [1, 5])
+def test_runs_that_need_each_other_share_a_batch(reasoner, size):
     many, schedule = many_runs(4), reasoner.schedule(STEPS)
     sharing = Sharing(reasoner, many, schedule)
     for step in range(STEPS):
-        batches = sharing.batches(step, 5)
+        batches = sharing.batches(step, size)
         tracks = [track for batch in batches for track in batch]
-        assert len(tracks) == len(set(tracks))
+        assert all(len(batch) == len(set(batch)) for batch in batches)
         assert set(tracks) <= {sharing.track(run, step) for run in sharing.runs}
         assert set(tracks) >= {sharing.track(run, step) for run in many if run in sharing.runs}
         for batch in batches:
@@ -374,6 +375,21 @@ def test_runs_that_need_each_other_share_a_batch(reasoner):
                     i for i in track.interventions if any(i.acts(at) for at in addresses(reasoner, schedule[step]))
                 ]
                 assert {sharing.track(n, step) for i in acting for n in i.needs(track)} <= set(batch)
+
+
+def test_a_donor_of_many_passes_beside_each_and_no_batch_grows_with_their_number(untrained_nano):
+    """A full model has room for few videos at once, and a swap has a donor that forty others take from."""
+    nano, (one, other) = load(untrained_nano), mazes(2)
+    swaps = [Run(one, 0, (SwapHidden(Run(other), block, steps=(1,)),)) for block in range(6)]
+    runs, schedule = [Run(one), Run(other), *swaps], nano.schedule(STEPS)
+    sharing = Sharing(nano, runs, schedule)
+    assert [len(batch) for batch in sharing.batches(0, 2)] == [2]  # all swaps are still the undisturbed run
+    assert [len(batch) for batch in sharing.batches(1, 2)] == [2] * 7  # the two, then each swap with its donor
+    assert [len(batch) for batch in sharing.batches(2, 2)] == [2] * 4  # nobody needs anybody any more
+    assert sharing.evaluations(2) == 2 + 14 + 8 * (STEPS - 2)
+    whole, parts = (sample_runs(nano, runs, schedule=schedule, batch_size=size) for size in (None, 2))
+    assert torch.allclose(whole.latents, parts.latents, atol=1e-4)
+    assert not torch.allclose(whole.latents[0], whole.latents[2], atol=1e-2)
 
 
 def test_company_is_complete_and_has_no_doubles():

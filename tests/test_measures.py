@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,6 +212,7 @@ def test_token_energy_does_not_depend_on_a_blocks_scale():
     assert energy.shape == (3, 10)
     assert np.allclose(energy.mean(-1), 1)
     assert np.allclose(token_energy(7 * hidden), energy)
+    assert np.allclose(token_energy(torch.from_numpy(hidden)).numpy(), energy)
 
 
 def test_a_probe_does_not_profit_from_knowing_the_group():

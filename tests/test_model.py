@@ -10,7 +10,7 @@ import torch
 
 from minicos import load, sample
 from minicos.errors import MinicosError
-from minicos.model import Settings, save, shipped
+from minicos.model import SETTINGS_FILE, Settings, save, shipped
 from minicos.parts import PRESETS
 from minicos.tasks import get_task, vocabulary
 from minicos.training import build
@@ -151,6 +151,34 @@ def refused(folder, *words):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_two_experts_need_a_boundary(tiny_wan_folder, tmp_path):
+    folder = shutil.copytree(tiny_wan_folder, tmp_path / "boundless")
+    (folder / SETTINGS_FILE).unlink()
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "boundary_ratio": None}))
+    refused(folder, "two experts", "boundary_ratio")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_full_models_folder_is_refused_where_it_cannot_run(tiny_wan_folder, tmp_path):
+    """Before hours of reading: by the size of its files."""
+    folder = shutil.copytree(tiny_wan_folder, tmp_path / "merged")
+    with (folder / "transformer" / "more.safetensors").open("wb") as file:
+        file.truncate(57_200_000_000)  # a hole, which takes no room
+    refused(folder, "holds 57 GB of weights", "CUDA GPU")
+
+
+def test_a_host_without_memory_is_not_a_damaged_file(untrained_nano, monkeypatch):
+    from diffusers import WanTransformer3DModel
+
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(WanTransformer3DModel, "from_pretrained", full)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        load(untrained_nano)
 
 
 def test_an_unknown_name_lists_the_known_ones():

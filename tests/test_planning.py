@@ -81,8 +81,14 @@ def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):
 
 def test_hours_are_those_of_all_passes_shared_by_all_devices():
     plans = [
-        ("a", [Plan("x", 1, 1, 1, 0, 0, 1800.0)]),
-        ("b", [Plan("y", 1, 1, 1, 0, 0, 3600.0), Plan("z", 1, 1, 1, 0, 0, 1800.0)]),
+        ("a", [Plan("x", 16, 16, 1, 1, 0, 0, 1800.0)]),
+        ("b", [Plan("y", 16, 16, 1, 1, 0, 0, 3600.0), Plan("z", 8, 8, 1, 1, 0, 0, 1800.0)]),
     ]
     assert hours_line(plans, "cuda", 1).startswith("2 GPU-hours")
     assert "; 0.25 hours on 8 devices" in hours_line(plans, "cuda", 8)
+
+
+def test_a_device_without_a_chunk_waits_for_the_others():
+    plans = [("a", [Plan("x", 10, 5, 1, 1, 0, 0, 5 * 3600.0)])]
+    assert "; 2 hours on 4 devices" in hours_line(plans, "cpu", 4)  # one of them takes two
+    assert "; 1 hours on 8 devices" in hours_line(plans, "cpu", 8)

@@ -10,9 +10,10 @@ from minicos.cards import weights_digest
 from minicos.variants import frame_causal, untrained
 
 
-@pytest.fixture(params=["nano", "tiny_wan"], scope="module")
-def reasoner(request, untrained_nano, tiny_wan_folder):
-    return load({"nano": untrained_nano, "tiny_wan": tiny_wan_folder}[request.param])
+@pytest.fixture(params=["nano", "tiny_wan", "tiny_wan_bf16"], scope="module")
+def reasoner(request, untrained_nano, tiny_wan_folder, tiny_wan_bf16_folder):
+    folders = {"nano": untrained_nano, "tiny_wan": tiny_wan_folder, "tiny_wan_bf16": tiny_wan_bf16_folder}
+    return load(folders[request.param])
 
 
 def latents(reasoner):
@@ -47,3 +48,30 @@ def test_a_masked_network_sees_no_later_frame_and_leaves_the_given_one_alone(rea
     for network, blind in ((masked, True), (reasoner, False)):
         seen = [network.velocity(values, 900.0, condition, "cond")[:, :, :-1] for values in (x, other)]
         assert torch.equal(*seen) == blind
+
+
+def test_a_masked_network_holds_no_second_copy_of_the_weights(reasoner):
+    """Of a full model a second copy is more than a machine has room for."""
+    masked = frame_causal(reasoner)
+    for one, other in zip(reasoner.transformer.parameters(), masked.transformer.parameters(), strict=True):
+        assert one.data_ptr() == other.data_ptr()
+
+
+def test_networks_made_from_one_take_turns_on_the_device(tiny_wan_folder, monkeypatch):
+    """Whatever is brought, what was there before has gone: a GPU has room for one expert."""
+    reasoner = load(tiny_wan_folder).to("cpu", one_at_a_time=True)
+    networks = {"given": reasoner, "masked": frame_causal(reasoner), "untrained": untrained(reasoner)}
+    there = set()
+    for name, network in networks.items():
+        for part in ("transformer", "transformer_2"):
+            module, named = getattr(network, part), f"{name} {part}"
+
+            def to(device, module=module, named=named):
+                there.discard(named) if isinstance(device, str) else there.add(named)  # "cpu", or the device
+                return module
+
+            monkeypatch.setattr(module, "to", to)
+    for network in (*networks.values(), *networks.values()):
+        for part in (network.transformer, network.transformer_2, network.transformer):
+            network.bring(part)
+            assert len(there) <= 1

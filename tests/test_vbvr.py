@@ -11,9 +11,10 @@ from PIL import Image
 
 from minicos import load
 from minicos.errors import MinicosError
+from minicos.interventions import noise_at_step
 from minicos.plots import write_mp4
 from minicos.tasks import get_task
-from minicos.vbvr import answer, chosen, count_frames, evaluate_answers, read_cases, run_bench
+from minicos.vbvr import answer, chosen, chunks_of, count_frames, evaluate_answers, read_cases, run_bench
 
 MAZE = get_task("maze")
 
@@ -106,8 +107,77 @@ def test_the_bench_says_what_it_did_and_what_it_could_not(data, tiny_wan_folder,
     assert "2 of 4 cases answered (seed 1), 6 skipped" in said
     assert "skipped: out/G-2_empty: no cases in it" in said
     assert len(list((tmp_path / "answers").rglob("*.mp4"))) == 2
-    assert evaluate_answers(data, tmp_path / "answers") is None
-    assert "evaluator is not installed" in said
+    assert evaluate_answers(data, tmp_path / "answers", "cpu") is None
+    assert "not scored" in said
+
+
+def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp_path):
+    """Answers that are there are kept, so they must be answers to the same question."""
+    noise = (noise_at_step(2),)
+    run_bench(tiny_wan, data, tmp_path / "noise", 2, 1, noise)
+    run_bench(tiny_wan, data, tmp_path / "noise", 2, 1, noise)
+    run_bench(tiny_wan, data, tmp_path / "clean", 2, 1)
+    videos = [[path.read_bytes() for path in sorted((tmp_path / name).rglob("*.mp4"))] for name in ("noise", "clean")]
+    assert len(videos[0]) == len(videos[1]) == 2
+    assert videos[0] != videos[1]
+    for seed, done in ((2, noise), (1, ()), (1, (noise_at_step(3),))):
+        with pytest.raises(MinicosError, match="answers of another run"):
+            run_bench(tiny_wan, data, tmp_path / "noise", 2, seed, done)
+    (tmp_path / "clean" / "bench.json").unlink()
+    with pytest.raises(MinicosError, match="unknown origin"):
+        run_bench(tiny_wan, data, tmp_path / "clean", 2, 1)
+
+
+def test_chunks_are_of_one_canvas_and_length_and_hold_every_case(data):
+    cases, _ = read_cases(data)
+    chunks = chunks_of(cases, (32, 32))
+    assert sorted(case.key for chunk in chunks for case in chunk) == sorted(case.key for case in cases)
+    assert [len({(case.image((32, 32)).shape, case.frames) for case in chunk}) for chunk in chunks] == [1] * len(chunks)
+
+
+# What VBVR-EvalKit's class is to minicos: made from (data, output folder, device), asked to evaluate a folder, and
+# writing NAME_eval_results.json. It counts videos in the splits that the real one knows, and judges nothing.
+EVALKIT = """
+import json, os, pathlib
+class VBVRBench:
+    def __init__(self, gt_base_path, output_path, device):
+        self.output_path = pathlib.Path(output_path)
+        self.output_path.mkdir()
+    def evaluate(self, videos_path, name):
+        splits = ("Open_60", "Hidden_40", "In_Domain", "Out_of_Domain")
+        found = sum(len(list(pathlib.Path(videos_path, split).glob("*/*.mp4"))) for split in splits)
+        (self.output_path / f"{name}_eval_results.json").write_text(json.dumps({"overall": {"num_videos": found}}))
+        print(f"Found {found} videos to evaluate")
+"""
+
+
+@pytest.fixture
+def evalkit(tmp_path, monkeypatch):
+    """The file of that class, in a package that Python finds; write something else into it to break it."""
+    folder = tmp_path / "site" / "vbvrevalkit" / "eval" / "vbvr_bench"
+    folder.mkdir(parents=True)
+    for package in (folder.parent.parent, folder.parent):
+        (package / "__init__.py").touch()
+    (folder / "__init__.py").write_text(EVALKIT)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    return folder / "__init__.py"
+
+
+def test_the_evaluator_is_asked_in_its_own_words_and_its_failures_are_one_line(data, evalkit, tmp_path):
+    answers = tmp_path / "answers"
+    path = answers / "In_Domain" / "O-39_maze" / "00000.mp4"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert evaluate_answers(data, answers, "cpu") == "Found 1 videos to evaluate\n"
+    path.parent.parent.rename(answers / "in")  # a split that it does not know
+    shutil.rmtree(answers / "scores")
+    with pytest.raises(MinicosError, match="found no answer"):
+        evaluate_answers(data, answers, "cpu")
+    for broken, words in (("raise ValueError('no rules')", "ValueError: no rules"), ("exit(3)", "exit code 3")):
+        evalkit.write_text(broken)
+        with pytest.raises(MinicosError, match=words):
+            evaluate_answers(data, answers, "cpu")
 
 
 def test_a_folder_without_cases_is_refused(data, tmp_path):

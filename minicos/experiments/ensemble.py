@@ -9,6 +9,7 @@ initial noise or of the outputs has too says nothing about hidden states.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,11 @@ class Ensemble(Experiment):
         return figure
 
 
+def paper_average(blocks: int) -> Average:
+    """What the paper's ensemble does."""
+    return Average(SEEDS, "block", window_of(blocks))
+
+
 def window_of(blocks: int) -> tuple[int, ...]:
     """The paper's share of the blocks."""
     return tuple(range(int(WINDOW[0] * blocks), max(int(WINDOW[1] * blocks), int(WINDOW[0] * blocks) + 1)))
@@ -116,12 +122,11 @@ def conditions(blocks: int) -> dict[str, tuple[Intervention, ...]]:
 
     Hidden states and latents: these after step 0, since members with equal latents have equal hidden states.
     """
-    window = window_of(blocks)
-    hidden = Average(SEEDS, "block", window)
+    hidden = paper_average(blocks)
     return {
         "single seeds": (),
         "hidden states": (hidden,),
-        "hidden states, matched": (Average(SEEDS, "block", window, matched=True),),
+        "hidden states, matched": (replace(hidden, matched=True),),
         "hidden states and latents": (hidden, Average(SEEDS, "latents", steps=(1,), matched=True)),
         "initial noise": (Average(SEEDS, "latents"),),
         "initial noise, matched": (Average(SEEDS, "latents", matched=True),),

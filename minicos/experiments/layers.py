@@ -41,6 +41,7 @@ LEARNED, RANDOM = "trained", "untrained"
 JUDGED = 0.75  # depth of the block that the criterion asks
 READ, ENERGY = 0.10, 0.10
 BEYOND, GROWTH = "read beyond the best baseline", "energy beyond the first block"
+HALF = torch.finfo(torch.float16).max  # what is kept; a few values of a large model go beyond it
 BASELINES = {"position": "#E69F00", "given image": "#009E73", "latents": "#CC79A7", "shuffled labels": "#56606B"}
 
 
@@ -155,8 +156,8 @@ def of_last_frame(tokens: Tensor, batch: Batch) -> Tensor:
 
 def hidden(states: Tensor, batch: Batch) -> Tensor:
     """Hidden states of the probed tokens, and their energy as one value more."""
-    energy = torch.from_numpy(token_energy(states.float().cpu().numpy())).to(states)
-    return of_last_frame(torch.cat([states, energy[..., None]], -1), batch)
+    energy = token_energy(states.float())[..., None]
+    return torch.cat([of_last_frame(states, batch).float(), of_last_frame(energy, batch)], -1)
 
 
 def noisy(latents: Tensor, batch: Batch) -> Tensor:
@@ -170,7 +171,7 @@ def probed(trajectory: Trajectory, reasoner: Reasoner, blocks: tuple[int, ...]) 
     image = condition.channels[:, -reasoner.latent_channels :, :1].expand(-1, -1, batch.extent[0], -1, -1)
     states = torch.stack([stacked(trajectory, "block", "cond", block) for block in blocks], 2).cpu()
     return {
-        "hidden": states[..., :-1].half().numpy(),
+        "hidden": states[..., :-1].clamp(-HALF, HALF).half().numpy(),
         "energy": states[..., -1].float().numpy(),
         "latents": stacked(trajectory, "latents").cpu().half().numpy(),
         "given image": noisy(image, batch).cpu().half().numpy(),

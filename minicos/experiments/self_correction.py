@@ -132,14 +132,16 @@ def watched(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, o
     right: the last frame's answer; wrong: it is readable, and neither right nor on the way to it; frames: which frames
     hold it, a digit each.
     """
-    estimates = {s: reasoner.decode(value) for s, value in trajectory.recorded("x0_hat").items()}
-    last = len(trajectory.schedule) - 1
-    rows = []
-    for number, run in enumerate(trajectory.runs):
-        videos = {last: trajectory.video[number]}
-        if not run.interventions:
-            videos = {s: estimates[s][number] for s in range(last)} | videos
-        rows.append([{"step": s, **shown(video, run.puzzle)} for s, video in sorted(videos.items())])
+    rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
+    undisturbed = [number for number, run in enumerate(trajectory.runs) if not run.interventions]
+    *before, last = (step.index for step in trajectory.schedule)
+    for step in before:  # one step at a time, and of these runs only: the videos of a full model are large
+        for number, video in zip(
+            undisturbed, reasoner.decode(trajectory.recorded("x0_hat")[step][undisturbed]), strict=True
+        ):
+            rows[number].append({"step": step, **shown(video, trajectory.puzzles[number])})
+    for row, puzzle, video in zip(rows, trajectory.puzzles, trajectory.video, strict=True):
+        row.append({"step": last, **shown(video, puzzle)})
     return rows
 
 

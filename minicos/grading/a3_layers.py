@@ -27,7 +27,7 @@ def hidden_states(generator: Generator) -> list[Inputs]:
 
 
 def energy(hidden: Tensor) -> Tensor:
-    return torch.from_numpy(measures.token_energy(hidden.numpy()))
+    return measures.token_energy(hidden)
 
 
 # --- probes ---------------------------------------------------------------------------------------------------------
