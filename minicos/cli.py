@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     merge = commands.add_parser("merge", help="merge VBVR's LoRA files into a Wan2.2 folder")
-    merge.add_argument("folder", type=Path, help="a pipeline folder in the Wan2.2 layout")
+    merge.add_argument("folder", help="a pipeline folder in the Wan2.2 layout, or wan2.2-i2v-a14b")
     merge.add_argument("--high", type=Path, required=True, help="LoRA file of the high-noise expert")
     merge.add_argument("--low", type=Path, required=True, help="LoRA file of the low-noise expert")
     merge.add_argument("--out", type=Path, required=True, help="folder for the merged pipeline")
@@ -282,9 +282,10 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from minicos.full import merge_lora
+    from minicos.full import fetch, full_models, merge_lora
 
-    merge_lora(options.folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
+    folder = fetch(options.folder) if options.folder in full_models() else Path(options.folder)
+    merge_lora(folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
     print(f"merged: {options.out}; next: minicos plan --model {options.out} --cases 20")
 
 

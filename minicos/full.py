@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 GB = 1e9
 EXPERT_GB = 28.6  # 14.29 billion parameters in bfloat16
-GPU_GB = 40.0  # one expert, the VAE, and room for the activations of 81 frames at 480 x 832 (an estimate)
-HOST_GB = 70.0  # both experts and the text encoder, in bfloat16
+GPU_GB = 45.0  # one expert, the VAE, and the activations of three videos of 81 frames at 480 x 832 (an estimate)
+HOST_GB = 70.0  # both experts and the text encoder, in bfloat16, for each process
 WAN_REVISION = "596658fd9ca6b7b71d5057529bbf319ecbc61d74"
 PACKAGES = ("transformers", "tokenizers", "ftfy", "accelerate", "peft")  # the extra minicos[wan]
 # The stock negative prompt of Wan, which VBVR's own example uses too.

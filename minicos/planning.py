@@ -103,10 +103,15 @@ def _recorded_bytes(sweep: Sweep, recorder: Recorder, batch: Batch, until: int) 
 
 
 def hours_line(plans: Sequence[tuple[str, list[Plan]]], device: str, workers: int) -> str:
-    """The time of the passes on one device as measured here, and shared by `workers` of its kind, a chunk each."""
-    everything = [one for _, of_experiment in plans for one in of_experiment]
-    hours = sum(one.seconds for one in everything) / 3600
-    shared = sum(one.seconds * math.ceil(one.chunks / workers) / one.chunks for one in everything) / 3600
+    """The time of the passes on one device as measured here, and shared by `workers` of its kind: of each experiment
+    whole chunks, of which the last ones leave some of them waiting.
+    """
+    hours = sum(one.seconds for _, of_experiment in plans for one in of_experiment) / 3600
+    shared = 0.0
+    for _, of_experiment in plans:
+        chunks = sum(one.chunks for one in of_experiment)
+        seconds = sum(one.seconds for one in of_experiment)
+        shared += seconds * math.ceil(chunks / workers) / chunks / 3600
     alone = f"{hours:.2g} {'GPU' if device == 'cuda' else 'CPU'}-hours of passes, at the pace of a few on this machine"
     return alone if workers == 1 else f"{alone}; {shared:.2g} hours on {workers} devices like it"
 

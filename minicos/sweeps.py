@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,9 +82,9 @@ class Sweep:
         sharings = (Sharing(self.reasoner, [t.run for t in chunk], self.schedule) for chunk in self.chunks)
         return self.branches * sum(sharing.evaluations(self.reasoner.settings.batch) for sharing in sharings)
 
-    def fingerprint(self) -> str:
-        """Equal for sweeps that give the same table on one machine."""
-        digest = hashlib.sha256(weights_digest(self.reasoner).encode())
+    def fingerprint(self, weights: str) -> str:
+        """Equal for sweeps that give the same table on one machine. weights: digest of the network's (`cards`)."""
+        digest = hashlib.sha256(weights.encode())
         settings = replace(self.reasoner.settings, tasks={}, siblings={})  # which change no run
         steps = [asdict(step) for step in self.schedule]
         digest.update(repr((self.name, settings, self.frame_by_frame, steps)).encode())
@@ -105,10 +106,47 @@ def run_sweep(
     that is put aside counts as the trials that its steps would be. Raises MinicosError where the folder holds another
     sweep or a damaged chunk.
     """
+    (table,) = run_sweeps({folder: sweep}, fabric=fabric, advance=advance)
+    return table
+
+
+def run_sweeps(
+    sweeps: dict[Path, Sweep],
+    *,
+    fabric: Fabric | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> list[pd.DataFrame]:
+    """The same for several, each in its folder: processes wait for each other once, when all are done."""
     rank = fabric.global_rank if fabric else 0
-    together(fabric, lambda: _claim(folder, sweep, sweep.fingerprint()))
+    together(fabric, lambda: _claim(sweeps))
+    for (folder, sweep), share in zip(sweeps.items(), shares_of(list(sweeps.values()), fabric), strict=True):
+        _compute(sweep, folder, share, rank, advance)
+    if fabric:
+        fabric.barrier()
+    return [_merged(folder, sweep, write=rank == 0) for folder, sweep in sweeps.items()]
+
+
+def shares_of(sweeps: Sequence[Sweep], fabric: Fabric | None) -> list[list[tuple[int, Sequence[Trial]]]]:
+    """Of each sweep the chunks of this process with their numbers: of W processes every W-th, on and on, so that none
+    has more to do because sweeps are short.
+    """
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    place, shares = count(), []
+    for sweep in sweeps:
+        shares.append([(number, chunk) for number, chunk in enumerate(sweep.chunks) if next(place) % world == rank])
+    return shares
+
+
+def _compute(
+    sweep: Sweep,
+    folder: Path,
+    share: list[tuple[int, Sequence[Trial]]],
+    rank: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Those chunks that are not yet in the folder."""
     missing = []
-    for number, chunk in share_of(sweep, fabric):
+    for number, chunk in share:
         if _chunk_file(folder, number).exists():
             _aside_file(folder, number).unlink(missing_ok=True)
             advance(len(chunk))
@@ -125,15 +163,6 @@ def run_sweep(
             began = now
             advance(_trials_worth(sweep, chunk, until) - _trials_worth(sweep, chunk, since))
         since = until
-    if fabric:
-        fabric.barrier()
-    return _merged(folder, sweep, write=rank == 0)
-
-
-def share_of(sweep: Sweep, fabric: Fabric | None) -> list[tuple[int, Sequence[Trial]]]:
-    """The chunks of this process with their numbers: of W processes every W-th."""
-    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    return [(number, chunk) for number, chunk in enumerate(sweep.chunks) if number % world == rank]
 
 
 def stages(sweep: Sweep) -> list[int]:
@@ -213,23 +242,32 @@ def _put_aside(denoising: Denoising, aside: Path) -> None:
     replace_file(aside, buffer.getbuffer())  # no second copy: it may be gigabytes
 
 
-def _claim(folder: Path, sweep: Sweep, fingerprint: str) -> None:
-    """Write down which sweep the folder is for, or see that it is for this one."""
-    prepare_folder(folder)
-    (folder / "chunks").mkdir(exist_ok=True)
-    path = folder / SWEEP_FILE
-    mine = {"name": sweep.name, "chunks": len(sweep.chunks), "fingerprint": fingerprint}
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError:
-            raise MinicosError(f"{path} cannot be read: give another --out, or delete the folder") from None
-        if found != mine:
-            raise MinicosError(f"{folder} holds another sweep ({found.get('name')}): give another --out")
-        return
-    if any((folder / "chunks").iterdir()):
-        raise MinicosError(f"{folder} holds chunks of an unknown sweep: give another --out")
-    replace_file(path, (json.dumps(mine, indent=1) + "\n").encode())
+def _claim(sweeps: dict[Path, Sweep]) -> None:
+    """Write down which sweep each folder is for, or see that it is for this one; before anything is computed."""
+    digests: dict[Reasoner, str] = {}  # a full model's takes a minute
+    for folder, sweep in sweeps.items():
+        if sweep.reasoner not in digests:
+            digests[sweep.reasoner] = weights_digest(sweep.reasoner)
+        prepare_folder(folder)
+        (folder / "chunks").mkdir(exist_ok=True)
+        path = folder / SWEEP_FILE
+        fingerprint = sweep.fingerprint(digests[sweep.reasoner])
+        mine = {"name": sweep.name, "chunks": len(sweep.chunks), "fingerprint": fingerprint}
+        if path.exists():
+            _check_claim(path, mine)
+        elif any((folder / "chunks").iterdir()):
+            raise MinicosError(f"{folder} holds chunks of an unknown sweep: give another --out")
+        else:
+            replace_file(path, (json.dumps(mine, indent=1) + "\n").encode())
+
+
+def _check_claim(path: Path, mine: dict[str, object]) -> None:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        raise MinicosError(f"{path} cannot be read: give another --out, or delete the folder") from None
+    if found != mine:
+        raise MinicosError(f"{path.parent} holds another sweep ({found.get('name')}): give another --out")
 
 
 def _chunk_file(folder: Path, number: int) -> Path:

@@ -89,6 +89,6 @@ def test_hours_are_those_of_all_passes_shared_by_all_devices():
 
 
 def test_a_device_without_a_chunk_waits_for_the_others():
-    plans = [("a", [Plan("x", 10, 5, 1, 1, 0, 0, 5 * 3600.0)])]
+    plans = [("a", [Plan("x", 6, 3, 1, 1, 0, 0, 3 * 3600.0), Plan("y", 4, 2, 1, 1, 0, 0, 2 * 3600.0)])]
     assert "; 2 hours on 4 devices" in hours_line(plans, "cpu", 4)  # one of them takes two
     assert "; 1 hours on 8 devices" in hours_line(plans, "cpu", 8)

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,13 @@ import pytest
 import torch
 
 from minicos import load
+from minicos.cards import weights_digest
 from minicos.errors import MinicosError
 from minicos.files import replace_file
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
 from minicos.sampling import Denoising, rollout
-from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep, seconds_of, share_of
+from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep, seconds_of, shares_of
 from minicos.tasks import get_task
 
 STEPS, CHUNKS = 3, 6
@@ -187,9 +189,22 @@ def test_what_one_of_two_processes_left_another_run_finishes(model, undisturbed,
     assert run_child(model, folder) == 0
     for number in range(1, CHUNKS, 2):
         (folder / "chunks" / f"{number:06d}.csv").unlink()
-    assert [number for number, _ in share_of(sweep, None)] == list(range(CHUNKS))
+    assert [number for number, _ in shares_of([sweep], None)[0]] == list(range(CHUNKS))
     assert run_child(model, folder) == 0
     assert (folder / TABLE_FILE).read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_processes_share_all_chunks_of_short_sweeps_evenly(model, world):
+    """Eight GPUs and sweeps of two chunks: none may have two while another has none."""
+    sweep = sweep_of(load(model))
+    sweeps = [replace(sweep, chunks=sweep.chunks[:count]) for count in (1, 2, 1, CHUNKS)]
+    shares = [shares_of(sweeps, SimpleNamespace(global_rank=rank, world_size=world)) for rank in range(world)]
+    for place, one in enumerate(sweeps):
+        taken = sorted(number for share in shares for number, _ in share[place])
+        assert taken == list(range(len(one.chunks)))
+    sizes = [sum(map(len, share)) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_sweep_frame_by_frame_is_a_rollout(untrained_nano, tmp_path):
@@ -260,11 +275,12 @@ def test_another_sweeps_folder_is_refused_and_kept(untrained_nano, tmp_path):
 )
 def test_other_settings_are_another_sweep_and_other_siblings_are_not(untrained_nano, change):
     reasoner = load(untrained_nano)
-    before = sweep_of(reasoner).fingerprint()
+    digest = weights_digest(reasoner)
+    before = sweep_of(reasoner).fingerprint(digest)
     reasoner.settings = replace(reasoner.settings, siblings={"bounce": "elsewhere"})
-    assert sweep_of(reasoner).fingerprint() == before
+    assert sweep_of(reasoner).fingerprint(digest) == before
     reasoner.settings = replace(reasoner.settings, **change)
-    assert sweep_of(reasoner).fingerprint() != before
+    assert sweep_of(reasoner).fingerprint(digest) != before
 
 
 @pytest.mark.parametrize("damage", ["", "other,columns\n1,2\n"])

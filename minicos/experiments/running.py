@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from minicos.experiments.base import Experiment, Scale, Verdict
 from minicos.files import prepare_folder
 from minicos.model import Reasoner
-from minicos.sweeps import features_of, run_sweep, seconds_of, share_of
+from minicos.sweeps import features_of, run_sweeps, seconds_of, shares_of
 
 if TYPE_CHECKING:
     from lightning import Fabric
@@ -60,11 +60,12 @@ def run_experiment(
     sweeps = experiment.sweeps(reasoner, scale)
     prepare_folder(out)
     first = fabric is None or fabric.global_rank == 0
-    mine = sum(len(chunk) for sweep in sweeps for _, chunk in share_of(sweep, fabric))
+    mine = sum(len(chunk) for share in shares_of(sweeps, fabric) for _, chunk in share)
     with bar(experiment.name, mine, first) as advance:
-        tables = {sweep.name: run_sweep(sweep, out / sweep.name, fabric=fabric, advance=advance) for sweep in sweeps}
+        found = run_sweeps({out / sweep.name: sweep for sweep in sweeps}, fabric=fabric, advance=advance)
     if not first:
         return None
+    tables = {sweep.name: table for sweep, table in zip(sweeps, found, strict=True)}
     features = {s.name: features_of(s, out / s.name) for s in sweeps if s.features is not None}
     summary = experiment.summarise(tables, features)
     verdict = experiment.verdict(summary)
