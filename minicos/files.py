@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -30,3 +31,23 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
         raise MinicosError(
             f"cannot write {path} ({error.strerror}): see to it and run again; what was written before stays"
         ) from None
+
+
+def claim(path: Path, mine: dict[str, object], what: str, used: bool) -> None:
+    """Write down at `path` which sweep (or whatever) its folder is for, or see that it is for this one.
+
+    what: "sweep", for the messages. used: whether there is something of one already. Raises MinicosError where the
+    folder is for another one, and where nobody knows which.
+    """
+    prepare_folder(path.parent)
+    if not path.exists():
+        if used:
+            raise MinicosError(f"{path.parent} holds parts of an unknown {what}: give another --out")
+        replace_file(path, (json.dumps(mine, indent=1) + "\n").encode())
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        raise MinicosError(f"{path} cannot be read: give another --out, or delete the folder") from None
+    if found != mine:
+        raise MinicosError(f"{path.parent} holds another {what} ({path.name} says which): give another --out")

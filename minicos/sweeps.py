@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 from minicos.cards import weights_digest
 from minicos.errors import MinicosError
-from minicos.files import prepare_folder, replace_file
+from minicos.files import claim, prepare_folder, replace_file
 from minicos.flow import Step
 from minicos.model import Reasoner
 from minicos.parallel import each, together
@@ -248,26 +247,10 @@ def _claim(sweeps: dict[Path, Sweep]) -> None:
     for folder, sweep in sweeps.items():
         if sweep.reasoner not in digests:
             digests[sweep.reasoner] = weights_digest(sweep.reasoner)
-        prepare_folder(folder)
-        (folder / "chunks").mkdir(exist_ok=True)
-        path = folder / SWEEP_FILE
+        chunks = prepare_folder(folder / "chunks")
         fingerprint = sweep.fingerprint(digests[sweep.reasoner])
         mine = {"name": sweep.name, "chunks": len(sweep.chunks), "fingerprint": fingerprint}
-        if path.exists():
-            _check_claim(path, mine)
-        elif any((folder / "chunks").iterdir()):
-            raise MinicosError(f"{folder} holds chunks of an unknown sweep: give another --out")
-        else:
-            replace_file(path, (json.dumps(mine, indent=1) + "\n").encode())
-
-
-def _check_claim(path: Path, mine: dict[str, object]) -> None:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        raise MinicosError(f"{path} cannot be read: give another --out, or delete the folder") from None
-    if found != mine:
-        raise MinicosError(f"{path.parent} holds another sweep ({found.get('name')}): give another --out")
+        claim(folder / SWEEP_FILE, mine, "sweep", used=any(chunks.iterdir()))
 
 
 def _chunk_file(folder: Path, number: int) -> Path:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicos.errors import MinicosError
-from minicos.files import prepare_folder, replace_file
+from minicos.files import claim, prepare_folder
 from minicos.model import Reasoner
 from minicos.parallel import together
 from minicos.plots import write_mp4
@@ -41,7 +41,7 @@ from {EVALUATOR}.eval.vbvr_bench import VBVRBench
 data, answers, scores, device = sys.argv[1:]
 VBVRBench(data, scores, device=device).evaluate(answers, name="scores")
 """
-CLAIM_FILE = "bench.json"
+CLAIM_FILE = "bench.json"  # which run the answers are of
 FRAMES_PER_SECOND = 16  # of Wan2.2
 MULTIPLE = 16  # sides of a canvas: the VAE's stride times the patch
 CASES_A_CHUNK = 16
@@ -180,17 +180,6 @@ def write_answer(video: Video, path: Path) -> None:
     os.replace(draft, path)
 
 
-def claim(out: Path, whose: dict[str, object]) -> None:
-    """Write down what the answers in `out` are of. Raises MinicosError where it holds others."""
-    path = prepare_folder(out) / CLAIM_FILE
-    if not path.exists():
-        if any(out.rglob("*.mp4")):
-            raise MinicosError(f"{out} holds videos of unknown origin: give another --out")
-        replace_file(path, (json.dumps(whose, indent=1) + "\n").encode())
-    elif json.loads(path.read_text()) != whose:
-        raise MinicosError(f"{out} holds answers of another run (see {path.name}): give another --out")
-
-
 def evaluate_answers(data: Path, out: Path, device: str) -> str | None:
     """Run VBVR-Bench's own evaluator on the answers and return what it prints; None where it is not installed.
 
@@ -225,7 +214,8 @@ def run_bench(
     first = fabric is None or fabric.global_rank == 0
     cases, skipped = read_cases(data)
     some = chosen(cases, n, seed)
-    together(fabric, lambda: claim(out, {"model": reasoner.settings.name, "seed": seed, "done": repr(interventions)}))
+    mine = {"model": reasoner.settings.name, "seed": seed, "done": repr(interventions)}
+    together(fabric, lambda: claim(out / CLAIM_FILE, mine, "run", used=any(out.rglob("*.mp4"))))
     with Progress(console=Console(stderr=True), disable=not first) as bar:
         work = bar.add_task("VBVR-Bench", total=len(some) if fabric is None else None)
         answer(reasoner, some, out, seed, interventions, lambda done: bar.advance(work, done), fabric)

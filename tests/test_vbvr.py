@@ -121,10 +121,13 @@ def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp
     assert len(videos[0]) == len(videos[1]) == 2
     assert videos[0] != videos[1]
     for seed, done in ((2, noise), (1, ()), (1, (noise_at_step(3),))):
-        with pytest.raises(MinicosError, match="answers of another run"):
+        with pytest.raises(MinicosError, match="holds another run"):
             run_bench(tiny_wan, data, tmp_path / "noise", 2, seed, done)
+    (tmp_path / "clean" / "bench.json").write_text("{")
+    with pytest.raises(MinicosError, match=r"bench\.json cannot be read"):
+        run_bench(tiny_wan, data, tmp_path / "clean", 2, 1)
     (tmp_path / "clean" / "bench.json").unlink()
-    with pytest.raises(MinicosError, match="unknown origin"):
+    with pytest.raises(MinicosError, match="parts of an unknown run"):
         run_bench(tiny_wan, data, tmp_path / "clean", 2, 1)
 
 

@@ -59,13 +59,13 @@ class Ensemble(Experiment):
         puzzles = puzzles_for(reasoner, task, scale, scale.many)
         measure = partial(judged_together, reasoner=network)
         main = grouped(network, puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
-        longer = grouped(network, puzzles, partial(trials_of, conditions={"3x steps": ()}, steps=3 * len(schedule)))
-        windows = grouped(
-            network, puzzles[: scale.puzzles], partial(trials_of, conditions=sliding(blocks), steps=len(schedule))
-        )
+        # What is not judged: on fewer of them.
+        few, thrice = puzzles[: scale.puzzles], 3 * len(schedule)
+        longer = grouped(network, few, partial(trials_of, conditions={"3x steps": ()}, steps=thrice))
+        windows = grouped(network, few, partial(trials_of, conditions=sliding(blocks), steps=len(schedule)))
         return [
             Sweep("main", network, main, schedule, measure),
-            Sweep("3x-steps", network, longer, network.schedule(3 * len(schedule)), measure),
+            Sweep("3x-steps", network, longer, network.schedule(thrice), measure),
             Sweep("windows", network, windows, schedule, measure),
         ]
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 TASKS = ("maze", "rotation-open")
 STEPS = 6  # of the schedule, evenly spread
 CENTRES = 2  # of these: those in the middle, around which one frame is noised at as many steps as there are frames
-FRAMES, COUNTS = 8, 6  # at most: which frames are noised throughout, and how many in the curve of equal damage
+FRAMES, COUNTS = 8, 3  # at most: which frames are noised throughout, and how many in the curve of equal damage
 FEATURES = 64  # per step, random projections of x0_hat
 RAW, MATCHED = 0.20, 0.10
 LAST, OTHERS = "last frame at one step", "all but the last frame at one step"

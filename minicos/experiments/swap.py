@@ -158,20 +158,21 @@ def conditions(
 ) -> list[tuple[str, str, str, Intervention]]:
     """(when, donor, region, what is done) for one block.
 
-    The controls of the first step are for all tokens; those of all steps for the telling region in the middle block.
+    In the middle block, which is judged, also the controls, of the first step for all tokens and of all steps for the
+    telling region, and B's last frame at the first step.
     """
     donor, telling = Run(b), TELLING[a.task]
     found: list[tuple[str, str, str, Intervention]] = []
-    for when, steps in (("first step", (0,)), ("all steps", None)):
+    for when, steps, control in (("first step", (0,), "all"), ("all steps", None, telling)):
         for region in REGIONS[a.task]:
             found.append((when, "B", region, SwapHidden(donor, block, steps, Tokens(region))))
-        control = "all" if steps else telling
-        if steps or block == blocks // 2:
+        if block == blocks // 2:
             for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(unrelated))):
                 found.append((when, name, control, SwapHidden(other, block, steps, Tokens(control))))
             found.append((when, "noise", control, NoiseHidden(block, steps, Tokens(control))))
-    last = Tokens("all", (frames - 1,))
-    found.append(("first step", "B", LAST_FRAME, SwapHidden(donor, block, (0,), last)))
+    if block == blocks // 2:
+        last = Tokens("all", (frames - 1,))
+        found.append(("first step", "B", LAST_FRAME, SwapHidden(donor, block, (0,), last)))
     return found
 
 
