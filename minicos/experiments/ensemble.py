@@ -57,16 +57,16 @@ class Ensemble(Experiment):
         network = reasoner.for_task(task)
         schedule, blocks = network.schedule(), len(network.transformer.blocks)
         puzzles = puzzles_for(reasoner, task, scale, scale.many)
+        few = puzzles[: scale.puzzles]  # for what is not judged
+        thrice = 3 * len(schedule)
         measure = partial(judged_together, reasoner=network)
         main = grouped(network, puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
-        # What is not judged: on fewer of them.
-        few, thrice = puzzles[: scale.puzzles], 3 * len(schedule)
         longer = grouped(network, few, partial(trials_of, conditions={"3x steps": ()}, steps=thrice))
-        windows = grouped(network, few, partial(trials_of, conditions=sliding(blocks), steps=len(schedule)))
+        others = grouped(network, few, partial(trials_of, conditions=not_judged(blocks), steps=len(schedule)))
         return [
             Sweep("main", network, main, schedule, measure),
             Sweep("3x-steps", network, longer, network.schedule(thrice), measure),
-            Sweep("windows", network, windows, schedule, measure),
+            Sweep("not-judged", network, others, schedule, measure),
         ]
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
@@ -118,16 +118,10 @@ def window_of(blocks: int) -> tuple[int, ...]:
 
 
 def conditions(blocks: int) -> dict[str, tuple[Intervention, ...]]:
-    """What is averaged at step 0; each member goes on with latents of its own unless these are averaged.
-
-    Hidden states and latents: these after step 0, since members with equal latents have equal hidden states.
-    """
-    hidden = paper_average(blocks)
+    """What is averaged at step 0; each member goes on with latents of its own unless these are averaged."""
     return {
         "single seeds": (),
-        "hidden states": (hidden,),
-        "hidden states, matched": (replace(hidden, matched=True),),
-        "hidden states and latents": (hidden, Average(SEEDS, "latents", steps=(1,), matched=True)),
+        "hidden states": (paper_average(blocks),),
         "initial noise": (Average(SEEDS, "latents"),),
         "initial noise, matched": (Average(SEEDS, "latents", matched=True),),
         "velocity": (Average(SEEDS, "velocity"),),
@@ -135,13 +129,22 @@ def conditions(blocks: int) -> dict[str, tuple[Intervention, ...]]:
     }
 
 
-def sliding(blocks: int) -> dict[str, tuple[Intervention, ...]]:
-    """Windows of the same width over all blocks: each possible one, of a deep network WINDOWS, evenly spread."""
-    width = len(window_of(blocks))
+def not_judged(blocks: int) -> dict[str, tuple[Intervention, ...]]:
+    """Hidden states in other ways, and in windows of the same width over all blocks: each possible one, or WINDOWS of a
+    deep network, evenly spread.
+
+    Hidden states and latents: these after step 0, since members with equal latents have equal hidden states.
+    """
+    hidden = paper_average(blocks)
+    width = len(hidden.blocks)
     last = blocks - width
     firsts = sorted({round(first) for first in np.linspace(0, last, min(last + 1, WINDOWS))})
     windows = [tuple(range(first, first + width)) for first in firsts]
-    return {f"blocks {w[0]} to {w[-1]}": (Average(SEEDS, "block", w),) for w in windows}
+    return {
+        "hidden states, matched": (replace(hidden, matched=True),),
+        "hidden states and latents": (hidden, Average(SEEDS, "latents", steps=(1,), matched=True)),
+        **{f"blocks {w[0]} to {w[-1]}": (Average(SEEDS, "block", w),) for w in windows},
+    }
 
 
 def trials_of(puzzle: Puzzle, index: int, conditions: dict[str, tuple[Intervention, ...]], steps: int) -> list[Trial]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 REGIONS = {"maze": ("all", "start", "goal", "path", "elsewhere"), "rotation": ("all", "shape", "elsewhere")}
 TELLING = {"maze": "goal", "rotation": "shape"}  # where the pair's difference has to be known
 LAST_FRAME = "last frame"
-BLOCKS = 8  # at most: each costs a run for every region, donor and pair
+BLOCKS = 8  # at most: each costs two runs for every region and pair
 # Each region its colour and mark; the controls share a colour.
 REGION_STYLES = {
     "all": ("#56606B", "o"),
@@ -63,7 +63,8 @@ class Swap(Experiment):
     paper = "Replacing the visual tokens at layer 20 of 40 at the first step flips the answer (rate not published)."
     picture = (
         "How often the answer becomes the other puzzle's, against the block whose hidden states were swapped, "
-        "a line for each region and control; at the first step and at all steps."
+        "a line for each region, a point for each control; at the first step and at all steps. Beside it how often it "
+        "becomes nobody's."
     )
     criterion = (
         "At the middle block and the first step, swapping the region where the pair differs makes over "
@@ -158,18 +159,17 @@ def conditions(
 ) -> list[tuple[str, str, str, Intervention]]:
     """(when, donor, region, what is done) for one block.
 
-    In the middle block, which is judged, also the controls, of the first step for all tokens and of all steps for the
-    telling region, and B's last frame at the first step.
+    In the middle block, which is judged, also the controls, in the place of the telling region, and B's last frame.
     """
-    donor, telling = Run(b), TELLING[a.task]
+    donor, telling = Run(b), Tokens(TELLING[a.task])
     found: list[tuple[str, str, str, Intervention]] = []
-    for when, steps, control in (("first step", (0,), "all"), ("all steps", None, telling)):
+    for when, steps in (("first step", (0,)), ("all steps", None)):
         for region in REGIONS[a.task]:
             found.append((when, "B", region, SwapHidden(donor, block, steps, Tokens(region))))
         if block == blocks // 2:
             for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(unrelated))):
-                found.append((when, name, control, SwapHidden(other, block, steps, Tokens(control))))
-            found.append((when, "noise", control, NoiseHidden(block, steps, Tokens(control))))
+                found.append((when, name, TELLING[a.task], SwapHidden(other, block, steps, telling)))
+            found.append((when, "noise", TELLING[a.task], NoiseHidden(block, steps, telling)))
     if block == blocks // 2:
         last = Tokens("all", (frames - 1,))
         found.append(("first step", "B", LAST_FRAME, SwapHidden(donor, block, (0,), last)))
