@@ -21,10 +21,16 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """A kill leaves the old file or the new one, never a part. Raises MinicosError where there is no room for it."""
+    """A kill or a power cut leaves the old file or the new one, never a part.
+
+    Raises MinicosError where there is no room for it.
+    """
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_bytes(content)
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else the name may reach the disk before what it names
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)

@@ -84,6 +84,7 @@ def facts_of(reasoner: Reasoner, scale: Scale, command: str) -> dict:
     return {
         "model": reasoner.settings.name,
         "scale": scale.name,
+        "quick": scale.quick,
         "command": command,
         **provenance(),
         "weights": weights,

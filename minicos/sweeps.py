@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -146,7 +147,7 @@ def _compute(
     """Those chunks that are not yet in the folder."""
     missing = []
     for number, chunk in share:
-        if _chunk_file(folder, number).exists():
+        if _is_done(sweep, folder, number):
             _aside_file(folder, number).unlink(missing_ok=True)
             advance(len(chunk))
         else:
@@ -186,8 +187,25 @@ def seconds_of(folder: Path) -> float:
 
 def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:
     """The features of a finished sweep by name, each (trials, ...), in the trials' order."""
-    chunks = [np.load(_chunk_file(folder, number).with_suffix(".npz")) for number in range(len(sweep.chunks))]
+    chunks = []
+    for number in range(len(sweep.chunks)):
+        path = _features_file(folder, number)
+        try:
+            with np.load(path) as arrays:
+                chunks.append(dict(arrays))
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from None
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _is_done(sweep: Sweep, folder: Path, number: int) -> bool:
+    """Whether all that a chunk is to give is there."""
+    features = sweep.features is None or _features_file(folder, number).exists()
+    return features and _chunk_file(folder, number).exists()
+
+
+def _damaged(path: Path, error: Exception) -> MinicosError:
+    return MinicosError(f"{path} is damaged ({type(error).__name__}): delete it and run again")
 
 
 def _run_chunk(
@@ -214,7 +232,7 @@ def _run_chunk(
     if sweep.features is not None:
         buffer = io.BytesIO()
         np.savez(buffer, **sweep.features(trajectory))
-        replace_file(path.with_suffix(".npz"), buffer.getvalue())
+        replace_file(_features_file(folder, number), buffer.getvalue())
     # Last: a chunk is done once its rows are there.
     replace_file(
         path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan").encode()
@@ -230,7 +248,7 @@ def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, aside: Path) ->
         try:
             done = torch.load(aside, weights_only=True)
         except Exception as error:  # whatever torch raises on a damaged file becomes one line
-            raise MinicosError(f"{aside} is damaged ({type(error).__name__}): delete it and run again") from error
+            raise _damaged(aside, error) from error
         denoising.go_on_from(done)
     return denoising
 
@@ -257,19 +275,26 @@ def _chunk_file(folder: Path, number: int) -> Path:
     return folder / "chunks" / f"{number:06d}.csv"
 
 
+def _features_file(folder: Path, number: int) -> Path:
+    return _chunk_file(folder, number).with_suffix(".npz")
+
+
 def _aside_file(folder: Path, number: int) -> Path:
     return folder / "chunks" / f"{number:06d}.aside"
 
 
 def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
     """All chunks as one table, written to table.csv as it is returned."""
-    tables = []
-    for number in range(len(sweep.chunks)):
+    tables, texts = [], []
+    for number, chunk in enumerate(sweep.chunks):
         path = _chunk_file(folder, number)
         try:
-            tables.append(pd.read_csv(path, keep_default_na=False, na_values=["nan"]))
-        except (OSError, ValueError) as error:
-            raise MinicosError(f"{path} is damaged ({type(error).__name__}): delete it and run again") from None
+            texts.append(path.read_text())
+            tables.append(pd.read_csv(io.StringIO(texts[-1]), keep_default_na=False, na_values=["nan"]))
+            if not texts[-1].endswith("\n") or len(tables[-1]) < len(chunk):
+                raise EOFError  # a file that was cut off, by a copy that did not end
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(path, error) from None
     columns = [tuple(table.columns) for table in tables]
     for number, found in enumerate(columns):
         if found != columns[0]:
@@ -277,6 +302,6 @@ def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
                 f"{_chunk_file(folder, number)} has other columns than the first: delete it and run again"
             )
     if write:
-        lines = [_chunk_file(folder, number).read_text().split("\n", 1)[1] for number in range(len(tables))]
+        lines = [text.split("\n", 1)[1] for text in texts]
         replace_file(folder / TABLE_FILE, (",".join(columns[0]) + "\n" + "".join(lines)).encode())
     return pd.concat(tables, ignore_index=True)

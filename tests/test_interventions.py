@@ -27,7 +27,7 @@ from minicos.interventions import (
     to_tokens,
 )
 from minicos.runs import Address, Batch, Intervention, Run, company, noise_for
-from minicos.sampling import Recorder, sample, sample_runs
+from minicos.sampling import Recorder, _block_hooks, extents, sample, sample_runs
 from minicos.sharing import Sharing, addresses
 from minicos.tasks import TASKS, get_task
 
@@ -237,27 +237,26 @@ def test_a_donor_is_brought_along_and_left_out_of_the_result(reasoner):
     assert torch.allclose(run.latents[0], with_donor.latents[0], atol=1e-4)
 
 
-def test_swapping_every_token_of_the_last_block_gives_the_donors_velocity(untrained_nano):
+def test_swapping_every_token_of_the_last_block_gives_the_donors_velocity(reasoner):
     """Why such a swap proves nothing: apart from text and time, the rest of the pass is the donor's."""
-    nano = load(untrained_nano)
     one, other = mazes(2)
-    swap = SwapHidden(Run(other), block=5, steps=None)
+    swap = SwapHidden(Run(other), block=len(reasoner.transformer.blocks) - 1, steps=None)
     runs = [Run(one, 0, (swap,)), Run(other)]
-    velocity = sample_runs(nano, runs, schedule=nano.schedule(1), recorders=[Recorder("velocity")]).recorded("velocity")
+    run = sample_runs(reasoner, runs, schedule=reasoner.schedule(1), recorders=[Recorder("velocity")])
+    velocity = run.recorded("velocity")
     assert torch.allclose(velocity[0][0], velocity[0][1], atol=1e-5)
 
 
-def test_a_pair_starts_from_one_noise_and_all_swaps_together_make_it_the_other(untrained_nano):
-    nano = load(untrained_nano)
+def test_a_pair_starts_from_one_noise_and_all_swaps_together_make_it_the_other(reasoner):
     puzzle = mazes(1)[0]
     partner = get_task("maze").partner(puzzle)
     assert torch.equal(*(noise_for([Run(p)], (3, 4), 0, "initial") for p in (puzzle, partner)))
     assert not torch.equal(*(noise_for([Run(p)], (3, 4), 0, "initial") for p in mazes(2)))
-    last = len(nano.transformer.blocks) - 1
+    last = len(reasoner.transformer.blocks) - 1
     run = Run(puzzle, 0, (SwapHidden(Run(partner), last, None),))
-    swapped, other, own = sample_runs(nano, [run, Run(partner), Run(puzzle)]).latents
+    swapped, other, own = sample_runs(reasoner, [run, Run(partner), Run(puzzle)]).latents
     assert torch.allclose(swapped, other, atol=1e-5)
-    assert not torch.allclose(swapped, own, atol=1e-2)
+    assert not torch.allclose(swapped, own, atol=1e-3)
 
 
 def test_noise_in_the_place_of_hidden_states_keeps_their_norms(reasoner):
@@ -377,19 +376,22 @@ def test_runs_that_need_each_other_share_a_batch(reasoner, size):
                 assert {sharing.track(n, step) for i in acting for n in i.needs(track)} <= set(batch)
 
 
-def test_a_donor_of_many_passes_beside_each_and_no_batch_grows_with_their_number(untrained_nano):
+def test_a_donor_of_many_passes_beside_each_and_no_batch_grows_with_their_number(reasoner):
     """A full model has room for few videos at once, and a swap has a donor that forty others take from."""
-    nano, (one, other) = load(untrained_nano), mazes(2)
-    swaps = [Run(one, 0, (SwapHidden(Run(other), block, steps=(1,)),)) for block in range(6)]
-    runs, schedule = [Run(one), Run(other), *swaps], nano.schedule(STEPS)
-    sharing = Sharing(nano, runs, schedule)
+    one, other = mazes(2)
+    blocks = len(reasoner.transformer.blocks)
+    swaps = [Run(one, 0, (SwapHidden(Run(other), block, steps=(1,)),)) for block in range(blocks)]
+    runs, schedule = [Run(one), Run(other), *swaps], reasoner.schedule(STEPS)
+    sharing = Sharing(reasoner, runs, schedule)
     assert [len(batch) for batch in sharing.batches(0, 2)] == [2]  # all swaps are still the undisturbed run
-    assert [len(batch) for batch in sharing.batches(1, 2)] == [2] * 7  # the two, then each swap with its donor
-    assert [len(batch) for batch in sharing.batches(2, 2)] == [2] * 4  # nobody needs anybody any more
-    assert sharing.evaluations(2) == 2 + 14 + 8 * (STEPS - 2)
-    whole, parts = (sample_runs(nano, runs, schedule=schedule, batch_size=size) for size in (None, 2))
+    assert [len(batch) for batch in sharing.batches(1, 2)] == [2] * (
+        blocks + 1
+    )  # the two, then each swap with its donor
+    assert [len(batch) for batch in sharing.batches(2, 2)] == [2] * (blocks // 2 + 1)  # nobody needs anybody any more
+    assert sharing.evaluations(2) == 2 + 2 * (blocks + 1) + (blocks + 2) * (STEPS - 2)
+    whole, parts = (sample_runs(reasoner, runs, schedule=schedule, batch_size=size) for size in (None, 2))
     assert torch.allclose(whole.latents, parts.latents, atol=1e-4)
-    assert not torch.allclose(whole.latents[0], whole.latents[2], atol=1e-2)
+    assert not torch.allclose(whole.latents[0], whole.latents[2], atol=1e-3)
 
 
 def test_company_is_complete_and_has_no_doubles():
@@ -470,15 +472,45 @@ def test_regions_follow_the_board_to_the_large_canvas():
         (lambda run: SwapHidden(run, block=17), "block 17 does not exist"),
         (lambda run: Average(seeds=(0,), blocks=(-1,)), "block -1 does not exist"),
         (lambda run: SwapHidden(run, block=0, tokens=Tokens(region="sky")), "no region 'sky'"),
-        (lambda run: SwapHidden(Run(get_task("maze").sample(0, 0, size=3)), block=0), "different sizes"),
     ],
 )
-def test_impossible_interventions_are_told_in_one_line(untrained_nano, intervention, message):
-    nano = load(untrained_nano)
+def test_impossible_interventions_are_told_in_one_line(reasoner, intervention, message):
     run = Run(mazes(1)[0])
     with pytest.raises(MinicosError, match=message) as caught:
-        run_all(nano, Run(run.puzzle, 0, (intervention(run),)))
+        run_all(reasoner, Run(run.puzzle, 0, (intervention(run),)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_donor_of_another_size_is_told_where_every_puzzle_has_its_own_canvas(untrained_nano):
+    donor = Run(get_task("maze").sample(0, 0, size=3))
+    with pytest.raises(MinicosError, match="different sizes"):
+        run_all(load(untrained_nano), Run(mazes(1)[0], 0, (SwapHidden(donor, block=0),)))
+
+
+def test_nested_contexts_take_off_their_own_hooks_and_leave_a_users(reasoner):
+    run, step, seen = Run(mazes(1)[0], 0, (NoiseHidden(block=1, steps=None),)), reasoner.schedule(STEPS)[0], []
+    batch = Batch([run], *extents(reasoner, reasoner.condition([run.puzzle])))
+    at = Address("block", step, reasoner.expert_name(step.timestep), "cond")
+    block = reasoner.blocks(step)[1]
+    own = block.register_forward_hook(lambda *_: seen.append(1))
+
+    def failing_inside():
+        with _block_hooks(reasoner, at, batch, [], {}):
+            assert len(block._forward_hooks) == 3
+            raise RuntimeError("on purpose")
+
+    try:
+        with _block_hooks(reasoner, at, batch, [], {}):
+            with pytest.raises(RuntimeError, match="on purpose"):
+                failing_inside()
+            assert len(block._forward_hooks) == 2
+        assert list(block._forward_hooks) == [own.id]
+        run_all(reasoner, run)
+        branches = 2 if max(reasoner.settings.guidance) > 1 else 1
+        steps = [s for s in reasoner.schedule(STEPS) if reasoner.expert_name(s.timestep) == at.expert]
+        assert len(seen) == branches * len(steps)
+    finally:
+        own.remove()
 
 
 def test_hooks_are_gone_after_an_intervention_fails(reasoner):

@@ -29,7 +29,7 @@ from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, ru
 from minicos.tasks import get_task
 
 STEPS, CHUNKS = 3, 6
-# Sweeps noise-at-step over a few puzzles; kills itself with SIGKILL before the n-th call that writes or moves a file.
+# Sweeps noise-at-step over a few puzzles; kills itself with SIGKILL before the n-th call that ends or moves a file.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -47,7 +47,7 @@ def counted(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
     return call
-Path.write_bytes = counted(Path.write_bytes)
+files.os.fsync = counted(os.fsync)
 files.os.replace = counted(os.replace)
 reasoner = load(model)
 if len(sys.argv) > 4:
@@ -227,7 +227,7 @@ def test_a_sweep_frame_by_frame_is_a_rollout(untrained_nano, tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kill_at", range(1, 15))
+@pytest.mark.parametrize("kill_at", range(1, 4 * CHUNKS + 5))  # all: two for each file
 def test_a_sweep_killed_at_any_write_resumes_to_the_same_table(model, undisturbed, tmp_path, kill_at):
     kill_and_resume(model, tmp_path / "sweep", undisturbed, [kill_at])
 
@@ -283,14 +283,37 @@ def test_other_settings_are_another_sweep_and_other_siblings_are_not(untrained_n
     assert sweep_of(reasoner).fingerprint(digest) != before
 
 
-@pytest.mark.parametrize("damage", ["", "other,columns\n1,2\n"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "other,columns\n1,2\n",
+        lambda text: text.rsplit(",", 1)[0],  # in the middle of a row
+        lambda text: text.rstrip("\n").rsplit("\n", 1)[0] + "\n",  # after a row
+    ],
+)
 def test_a_damaged_chunk_is_named_and_the_others_are_kept(untrained_nano, tmp_path, damage):
     reasoner, folder = load(untrained_nano), tmp_path / "sweep"
     table = run_sweep(sweep_of(reasoner), folder)
     chunk = folder / "chunks" / "000002.csv"
-    chunk.write_text(damage)
+    chunk.write_text(damage(chunk.read_text()))
     with pytest.raises(MinicosError, match=r"000002.csv .*delete it") as caught:
         run_sweep(sweep_of(reasoner), folder)
     assert "\n" not in str(caught.value)
     chunk.unlink()
     assert run_sweep(sweep_of(reasoner), folder).equals(table)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no arrays", None])
+def test_damaged_features_are_named_and_lost_ones_are_made_again(untrained_nano, tmp_path, damage):
+    sweep = sweep_of(load(untrained_nano))
+    run_sweep(sweep, tmp_path)
+    before = features_of(sweep, tmp_path)["latents"]
+    path = tmp_path / "chunks" / "000002.npz"
+    if damage is not None:
+        path.write_bytes(damage)
+        with pytest.raises(MinicosError, match=r"000002.npz is damaged .*delete it"):
+            features_of(sweep, tmp_path)
+    path.unlink()
+    run_sweep(sweep, tmp_path)
+    assert np.array_equal(features_of(sweep, tmp_path)["latents"], before)

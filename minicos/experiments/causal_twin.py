@@ -118,6 +118,9 @@ class CausalTwin(Experiment):
             ("denoised jointly the twin is behind by", jointly, "behind"),
             ("frame by frame it solves more than jointly by", row, "beyond_joint"),
         ]
+        for _, noised in summary[summary["family"] != "run"].iterrows():
+            what = f"right after {noised['family']}, of those that both solve: {noised['way']}"
+            beside.append((what, noised, "right"))
         return joined([part], beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:

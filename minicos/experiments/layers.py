@@ -41,6 +41,7 @@ LEARNED, RANDOM = "trained", "untrained"
 JUDGED = 0.75  # depth of the block that the criterion asks
 READ, ENERGY = 0.10, 0.10
 BEYOND, GROWTH = "read beyond the best baseline", "energy beyond the first block"
+DEEPER = "read beyond the first block"  # not judged
 HALF = torch.finfo(torch.float16).max  # what is kept; a few values of a large model go beyond it
 BASELINES = {"position": "#E69F00", "given image": "#009E73", "latents": "#CC79A7", "shuffled labels": "#56606B"}
 
@@ -83,14 +84,18 @@ class Layers(Experiment):
         for number, step in enumerate(steps):
             latents = hits(features[LEARNED]["latents"][:, number])
             rows.append(row("probe", "latents", step, -1, latents))
-            of_step = {name: of_blocks(features[name], number) for name in (LEARNED, RANDOM)}
+            # Later the untrained network has latents of its own making, and is no baseline any more.
+            names = (LEARNED, RANDOM) if number == 0 else (LEARNED,)
+            of_step = {name: of_blocks(features[name], number) for name in names}
             for name, blocks in of_step.items():
                 for block, (read, energy) in enumerate(blocks):
                     rows += [row("probe", name, step, block, read), row("energy", name, step, block, energy)]
             here = ceil(JUDGED * len(of_step[LEARNED])) - 1
             read, energy = of_step[LEARNED][here]
-            best = max((known["position"], known["given image"], latents, of_step[RANDOM][here][0]), key=np.mean)
-            rows.append(row(BEYOND, LEARNED, step, here, read - best))
+            baselines = [known["position"], known["given image"], latents]
+            baselines += [blocks[here][0] for name, blocks in of_step.items() if name == RANDOM]
+            rows.append(row(BEYOND, LEARNED, step, here, read - max(baselines, key=np.mean)))
+            rows.append(row(DEEPER, LEARNED, step, here, read - of_step[LEARNED][0][0]))
             rows.append(row(GROWTH, LEARNED, step, here, energy - of_step[LEARNED][0][1]))
         return pd.DataFrame(rows)
 
@@ -99,7 +104,8 @@ class Layers(Experiment):
         for what, criterion in ((BEYOND, READ), (GROWTH, ENERGY)):
             for _, found in summary[(summary["what"] == what) & (summary["step"] == 0)].iterrows():
                 parts.append((what, *judged(found, "value", criterion)))
-        return joined(parts)
+        deeper = summary[(summary["what"] == DEEPER) & (summary["step"] == 0)]
+        return joined(parts, [(DEEPER, found, "value") for _, found in deeper.iterrows()])
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib import colormaps
@@ -127,7 +133,7 @@ class Layers(Experiment):
         panels["probe"].set(xlabel="block", ylabel="share of tokens read by a probe")
         panels["energy"].legend(fontsize=7)
         panels["probe"].legend(fontsize=6, ncols=2)
-        notes = "solid: trained, dotted: untrained; horizontal: baselines (latents: of step 0); bands: 95 %"
+        notes = "solid: trained, dotted: untrained, at step 0; horizontal: baselines (latents: of step 0); bands: 95 %"
         figure.suptitle(f"{title}\n{notes}", fontsize=9)
         return figure
 

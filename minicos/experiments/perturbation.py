@@ -77,7 +77,7 @@ class Perturbation(Experiment):
     picture = (
         "Right answers after noise, for each task: against the step that was noised or re-noised, against the "
         "frame that was noised, and against the number of erased frame-steps; and how unlike the undisturbed runs "
-        "x0_hat is from the disturbed step on, beside another seed."
+        "x0_hat is from the disturbed step on, beside another seed (no intervals there)."
     )
     criterion = (
         f"Noise at a step (not 0) costs over {100 * RAW:g} points of right answers more than noise at a frame (not the "
@@ -268,6 +268,10 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
-    """What is told beside the verdict: how much of the loss is that of the frame which is judged."""
+    """What is told beside the verdict, of one step: how much of the loss is that of the frame which is judged, and how
+    much is left where the noise is not foreign to the step.
+    """
     rows = summary[summary["family"].isin((LAST, OTHERS))]
-    return [(f"lost on {row['task']} by noise on {row['family']}", row, "loss") for _, row in rows.iterrows()]
+    found = [(f"lost on {row['task']} by noise on {row['family']}", row, "loss") for _, row in rows.iterrows()]
+    again = summary[(summary["family"] == "re-noise at step") & summary["at"].isin(rows["at"])]
+    return found + [(f"lost on {row['task']} by re-noising there", row, "loss") for _, row in again.iterrows()]

@@ -36,6 +36,7 @@ from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, task_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 REGIONS = {"maze": ("all", "start", "goal", "path", "elsewhere"), "rotation": ("all", "shape", "elsewhere")}
@@ -63,8 +64,8 @@ class Swap(Experiment):
     paper = "Replacing the visual tokens at layer 20 of 40 at the first step flips the answer (rate not published)."
     picture = (
         "How often the answer becomes the other puzzle's, against the block whose hidden states were swapped, "
-        "a line for each region, a point for each control; at the first step and at all steps. Beside it how often it "
-        "becomes nobody's."
+        "a line for each region, a point for each control; at the first step and at all steps. A dashed line: how "
+        "often it becomes nobody's, where the pair differs."
     )
     criterion = (
         "At the middle block and the first step, swapping the region where the pair differs makes over "
@@ -126,17 +127,22 @@ class Swap(Experiment):
                     label = f"B's {region}" if ours else f"{donor}, {region}"
                     colour, mark = REGION_STYLES[region] if ours else ("#CC79A7", DONOR_MARKS[donor])
                     style = {"marker": mark, "linestyle": "-" if ours else ":", "color": colour}
-                    errors = 100 * rows[["becomes_b_low", "becomes_b_high"]].sub(rows["becomes_b"], axis=0).abs()
-                    axis.errorbar(
-                        rows["block"], 100 * rows["becomes_b"], errors.T.to_numpy(), label=label, capsize=2, **style
-                    )
-                axis.set(xlabel="block", ylabel="answer becomes B's, %", ylim=(-3, 103))
+                    _drawn(axis, rows, "becomes_b", label, style)
+                    if ours and region == TELLING[task]:  # where flips become rare, is it A's answer again, or none?
+                        style |= {"linestyle": "--", "markerfacecolor": "none"}
+                        _drawn(axis, rows, "neither", f"{label}: nobody's", style)
+                axis.set(xlabel="block", ylabel="answer becomes B's (dashed: nobody's), %", ylim=(-3, 103))
                 axis.set_title(f"{task}, {when}", fontsize=9)
                 axis.xaxis.get_major_locator().set_params(integer=True)
                 if not here.empty:
                     axis.legend(fontsize=6)
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
         return figure
+
+
+def _drawn(axis: Axes, rows: pd.DataFrame, column: str, label: str, style: dict[str, object]) -> None:
+    errors = 100 * rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0).abs()
+    axis.errorbar(rows["block"], 100 * rows[column], errors.T.to_numpy(), label=label, capsize=2, **style)
 
 
 def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int, frames: int) -> list[Trial]:
