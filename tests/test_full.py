@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from minicos import Recorder, get_task, load, sample
 from minicos.errors import MinicosError
+from minicos.experiments import EXPERIMENTS
 from minicos.full import GPU_GB, HOST_GB, Machine, diagnosis, full_models, machine, merge_lora, obstacles_of
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
@@ -302,3 +303,15 @@ def test_the_benchmark_of_the_full_shape_runs_at_a_tiny_one():
     for line in (fewer, more):
         values = [float(cell.split()[0]) for cell in line[1:6]]
         assert all(value > 0 for value in values[:3])
+
+
+def test_the_passes_that_the_docs_tell_are_those_of_the_experiments():
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, root / "benchmarks" / "passes.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = (root / "docs" / "full-scale.md").read_text()
+    *rows, total = (line for line in done.stdout.splitlines() if line)
+    assert len(rows) == 2 + len(EXPERIMENTS)
+    for line in rows:
+        assert line.replace("causal-twin", "causal-twin (no twin: mask only)") in told
+    assert total.removesuffix(".") in told
