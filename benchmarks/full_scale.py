@@ -13,6 +13,7 @@ last table.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -182,6 +183,9 @@ def mean_with_interval(values: np.ndarray) -> str:
 
 def row(shape: Shape, frames: int) -> str:
     """One line of the table."""
+    gc.collect()  # diffusers' hooks hold the network in a circle: the last one may be there still
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
     reasoner = build(shape, frames)
     pipeline, run = pipeline_of(reasoner), Run(held_out("maze", 5, 1)[0])
     middle = Recorder("block", "cond", blocks=(shape.layers // 2,), reduce=token_means)

@@ -82,7 +82,7 @@ def inferring(network: Reasoner) -> list[Trajectory]:
 
 
 def solve_chunk(network: Reasoner, chunk: list[Trial]) -> Trajectory:
-    return sample_runs(network, [trial.run for trial in chunk], batch_size=network.settings.batch)
+    return sample_runs(network, [trial.run for trial in chunk])
 
 
 def seconds(work: Callable[[], object]) -> float:

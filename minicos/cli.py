@@ -259,11 +259,16 @@ def _fabric(options: argparse.Namespace) -> Fabric | None:
 
     from lightning import Fabric
     from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     # They only wait for each other, at the end of a sweep, and a share of a full one may take days. gloo, on GPUs too:
     # it sees at once when one of them has died.
     strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=90))
-    fabric = Fabric(devices=options.devices, num_nodes=options.nodes, strategy=strategy)
+    try:
+        fabric = Fabric(devices=options.devices, num_nodes=options.nodes, strategy=strategy)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MinicosError(f"--devices {options.devices} --nodes {options.nodes}: {reason}") from None
     fabric.launch()
     return fabric
 

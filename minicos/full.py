@@ -38,7 +38,8 @@ NEGATIVE_PROMPT = (
 class FullModel:
     """A model on the Hub. revision: a commit, or a branch where no commit is known.
 
-    download_gb: how much is fetched (official Wan repositories hold the experts in float32).
+    download_gb: how much is fetched (official Wan repositories hold the experts in float32); VBVR's is an estimate, as
+        much as Wan's own.
     """
 
     repository: str
@@ -243,17 +244,19 @@ def _merge_into(expert: Path, lora: Path, out: Path) -> None:
         given = load_file(lora)
     except (OSError, SafetensorError) as error:
         raise MinicosError(f"{lora} cannot be read as a LoRA: {str(error).splitlines()[0]}") from None
-    # DiffSynth names neither the model nor plain adapters; diffusers loads nothing, and only warns, unless both change.
-    prefixed = {"diffusion_model." + key.replace(".default.", "."): value for key, value in given.items()}
-    transformer = WanTransformer3DModel.from_pretrained(expert, torch_dtype="auto", local_files_only=True)
-    try:
-        state = WanLoraLoaderMixin.lora_state_dict(prefixed)
-    except Exception:  # foreign keys break the conversion in many ways
-        state = {}
-    strangers = [key for key, value in (state or given).items() if not _fits(transformer, key, value)]
     if not given:
         raise MinicosError(f"{lora} has no keys: nothing to merge")
-    if not state or strangers:
+    transformer = WanTransformer3DModel.from_pretrained(expert, torch_dtype="auto", local_files_only=True)
+    # DiffSynth names neither the model nor plain adapters; diffusers loads nothing, and only warns, unless both change.
+    prefix = "" if all(key.startswith(("diffusion_model.", "transformer.")) for key in given) else "diffusion_model."
+    try:
+        state = WanLoraLoaderMixin.lora_state_dict(
+            {prefix + key.replace(".default.", "."): value for key, value in given.items()}
+        )
+    except Exception:  # foreign keys break the conversion in many ways
+        state = {}
+    strangers = [key for key, value in state.items() if not _fits(transformer, key, value)] if state else [*given]
+    if strangers:
         raise MinicosError(f"{lora} is for another model: {len(strangers)} keys fit nothing, as {strangers[0]}")
     transformer.load_lora_adapter(state, prefix="transformer", adapter_name="merged")
     transformer.fuse_lora()

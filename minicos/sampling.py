@@ -111,8 +111,8 @@ def sample_runs(
     """The same for runs that differ in puzzle, seed and interventions. Runs that they need are denoised beside them.
 
     Runs of one puzzle and seed are computed once until an intervention parts them (`sharing`). batch_size: how many
-    videos pass through the network at once, all when None. Recorders see what interventions have left. Raises
-    MinicosError for puzzles of different sizes, and for steps, frames or blocks that do not exist.
+    videos pass through the network at once, the model's own number when None. Recorders see what interventions have
+    left. Raises MinicosError for puzzles of different sizes, and for steps, frames or blocks that do not exist.
     """
     denoising = Denoising(reasoner, runs, schedule=schedule, recorders=recorders, batch_size=batch_size)
     while denoising.done < len(denoising.schedule):
@@ -138,7 +138,8 @@ class Denoising:
     ) -> None:
         everyone = company(runs)
         self.reasoner = _network_for(reasoner, [run.puzzle for run in everyone])
-        self.runs, self.recorders, self.batch_size = list(runs), recorders, batch_size
+        self.runs, self.recorders = list(runs), recorders
+        self.batch_size = batch_size or self.reasoner.settings.batch
         self.schedule = self.reasoner.schedule() if schedule is None else schedule
         self._row_of = {puzzle: row for row, puzzle in enumerate(dict.fromkeys(run.puzzle for run in everyone))}
         self._condition = self.reasoner.condition(list(self._row_of))

@@ -242,8 +242,7 @@ def _run_chunk(
 
 def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, aside: Path) -> Denoising:
     """The denoising of a chunk, from where it was put aside, if it was."""
-    options = {"recorders": sweep.recorders, "batch_size": reasoner.settings.batch}
-    denoising = Denoising(reasoner, runs, schedule=sweep.schedule, **options)
+    denoising = Denoising(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders)
     if aside.exists():
         try:
             done = torch.load(aside, weights_only=True)

@@ -153,7 +153,7 @@ def answer(
         waiting = [case for case in chunk if not (out / f"{case.key}.mp4").exists()]
         if waiting:
             runs = [Run(case, seed, interventions) for case in waiting]
-            videos = sample_runs(reasoner, runs, batch_size=reasoner.settings.batch).video
+            videos = sample_runs(reasoner, runs).video
             for case, video in zip(waiting, videos, strict=True):
                 write_answer(video[: case.length], out / f"{case.key}.mp4")
         advance(len(chunk))

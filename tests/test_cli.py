@@ -168,6 +168,15 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     assert foreign.stderr.count("holds another sweep") == 1
 
 
+def test_a_machine_park_that_lightning_refuses_is_one_line(untrained_nano, tmp_path):
+    """As by `#SBATCH --ntasks=2`, which says nothing about nodes."""
+    command = ("experiment", "budget", "--model", untrained_nano, "--quick", "--devices", 2, "--out", tmp_path / "out")
+    done = minicos(*command, SLURM_NTASKS="2", SLURM_JOB_NAME="minicos")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--devices 2 --nodes 1: You set `--ntasks=2`" in done.stderr
+
+
 def test_the_doctor_says_what_can_run():
     done = minicos("doctor")
     assert done.returncode == 0, done.stderr

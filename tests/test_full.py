@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from minicos import Recorder, get_task, load, sample
 from minicos.errors import MinicosError
@@ -154,6 +154,25 @@ def test_a_lora_is_merged_into_each_expert(tiny_wan, tiny_wan_folder, tmp_path):
     assert not torch.equal(sample(merged, MAZES[:1]).latents, sample(tiny_wan, MAZES[:1]).latents)
 
 
+@pytest.mark.parametrize("names", ["diffusers", "DiffSynth, with the model named"])
+def test_a_lora_may_name_the_model_and_be_named_as_diffusers_names_it(tiny_wan, tiny_wan_folder, tmp_path, names):
+    added = lora_file(tiny_wan.transformer, tmp_path / "plain.safetensors", 0)
+    keys = load_file(tmp_path / "plain.safetensors")
+    if names == "diffusers":
+        for theirs, ours in NAMES.items():
+            keys = {key.replace(f".{theirs}.lora", f".{ours}.lora"): value for key, value in keys.items()}
+        keys = {f"transformer.{key.replace('.default.', '.')}": value for key, value in keys.items()}
+    else:
+        keys = {f"diffusion_model.{key}": value for key, value in keys.items()}
+    files = {part: tmp_path / f"{part}.safetensors" for part in ("transformer", "transformer_2")}
+    for path in files.values():
+        save_file(keys, path)
+    merge_lora(tiny_wan_folder, files, tmp_path / "merged")
+    before, after = (network.transformer.state_dict() for network in (tiny_wan, load(tmp_path / "merged")))
+    for key, value in before.items():
+        assert torch.allclose(after[key], value + added.get(key, 0), atol=1e-5), key
+
+
 def test_a_merged_download_is_sampled_as_the_paper_samples_vbvr(tiny_wan, plain_folder, tmp_path):
     files = {part: tmp_path / f"{part}.safetensors" for part in ("transformer", "transformer_2")}
     for part, path in files.items():
@@ -180,6 +199,10 @@ def narrow(transformer, path):
     save_file({f"blocks.0.self_attn.q.{key}.default.weight": value for key, value in keys.items()}, path)
 
 
+def named_as_diffusers_and_strange(transformer, path):
+    save_file({"transformer.blocks.0.attn7.to_q.lora_A.weight": torch.zeros(2, 4)}, path)
+
+
 def empty(transformer, path):
     save_file({}, path)
 
@@ -194,6 +217,7 @@ def broken(transformer, path):
         (foreign, "another model"),
         (too_many_blocks, "another model"),
         (narrow, "another model"),
+        (named_as_diffusers_and_strange, "another model"),
         (empty, "no keys"),
         (broken, "cannot be read"),
     ],

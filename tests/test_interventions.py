@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import pytest
@@ -392,6 +392,20 @@ def test_a_donor_of_many_passes_beside_each_and_no_batch_grows_with_their_number
     whole, parts = (sample_runs(reasoner, runs, schedule=schedule, batch_size=size) for size in (None, 2))
     assert torch.allclose(whole.latents, parts.latents, atol=1e-4)
     assert not torch.allclose(whole.latents[0], whole.latents[2], atol=1e-3)
+
+
+def test_no_more_videos_pass_at_once_than_the_model_takes(reasoner):
+    """A notebook that solves twelve puzzles may run on a model that has room for one."""
+    passed, settings = [], reasoner.settings
+    hook = reasoner.transformer.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
+    reasoner.settings = replace(settings, batch=2)
+    try:
+        found = sample(reasoner, mazes(5)).latents
+    finally:
+        hook.remove()
+        reasoner.settings = settings
+    assert set(passed) == {1, 2}
+    assert torch.allclose(found, sample(reasoner, mazes(5)).latents, atol=1e-4)
 
 
 def test_company_is_complete_and_has_no_doubles():

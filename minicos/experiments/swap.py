@@ -118,7 +118,7 @@ class Swap(Experiment):
         from matplotlib.figure import Figure
 
         tasks = list(summary["task"].unique()) if "task" in summary else []
-        figure = Figure(figsize=(9, 3.4 * max(1, len(tasks))), layout="constrained", dpi=150)
+        figure = Figure(figsize=(11.5, 3.4 * max(1, len(tasks))), layout="constrained", dpi=150)
         for axes, task in zip(figure.subplots(max(1, len(tasks)), 2, squeeze=False), tasks, strict=False):
             for axis, when in zip(axes, ("first step", "all steps"), strict=True):
                 here = summary[(summary["task"] == task) & (summary["when"] == when)]
@@ -131,11 +131,11 @@ class Swap(Experiment):
                     if ours and region == TELLING[task]:  # where flips become rare, is it A's answer again, or none?
                         style |= {"linestyle": "--", "markerfacecolor": "none"}
                         _drawn(axis, rows, "neither", f"{label}: nobody's", style)
-                axis.set(xlabel="block", ylabel="answer becomes B's (dashed: nobody's), %", ylim=(-3, 103))
+                axis.set(xlabel="block", ylabel="becomes B's (dashed: nobody's), %", ylim=(-3, 103))
                 axis.set_title(f"{task}, {when}", fontsize=9)
                 axis.xaxis.get_major_locator().set_params(integer=True)
                 if not here.empty:
-                    axis.legend(fontsize=6)
+                    axis.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
         figure.suptitle(f"{title}; bars: 95 %", fontsize=9)
         return figure
 
