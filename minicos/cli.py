@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [""])[0]
-        advice = "close other programs, lower `batch` in the model's minicos.json, or take a machine with more of it"
+        advice = (
+            "close other programs, or take a machine with more of it; of a model with a minicos.json, lower `batch`"
+        )
         print(f"minicos: out of memory: {advice}. {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -220,11 +222,13 @@ def _experiment(options: argparse.Namespace) -> None:
     from minicos.experiments.running import SUMMARY_FILE, run_experiment
     from minicos.files import prepare_folder
     from minicos.model import load
+    from minicos.parallel import each_process
 
     if options.out:
         prepare_folder(options.out)
     experiment, scale = get_experiment(options.name), scale_of(options.quick, options.cases)
-    fabric, reasoner = _fabric(options), load(options.model)
+    fabric = _fabric(options)
+    reasoner = each_process(fabric, lambda: load(options.model, options.devices))
     out = options.out or Path("out") / f"{experiment.name}-{reasoner.settings.name}-{scale.name}"
     result = run_experiment(experiment, reasoner, out, scale, fabric)
     if result:
@@ -237,10 +241,12 @@ def _replicate(options: argparse.Namespace) -> None:
     from minicos.experiments.base import scale_of
     from minicos.files import prepare_folder
     from minicos.model import load
+    from minicos.parallel import each_process
     from minicos.replication import REPORT_FILE, replicate
 
     prepare_folder(options.out)
-    fabric, reasoner = _fabric(options), load(options.model)
+    fabric = _fabric(options)
+    reasoner = each_process(fabric, lambda: load(options.model, options.devices))
     how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
     how += f" --devices {options.devices}" if options.devices != 1 else ""
     command = f"minicos replicate --model {reasoner.settings.name} --out DIR{how}"
@@ -287,9 +293,9 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from minicos.full import fetch, full_models, merge_lora
+    from minicos.full import download, full_models, merge_lora
 
-    folder = fetch(options.folder) if options.folder in full_models() else Path(options.folder)
+    folder = download(options.folder) if options.folder in full_models() else Path(options.folder)
     merge_lora(folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
     print(f"merged: {options.out}; next: minicos plan --model {options.out} --cases 20")
 
@@ -299,10 +305,12 @@ def _bench(options: argparse.Namespace) -> None:
     from minicos.files import prepare_folder
     from minicos.interventions import noise_at_frame, noise_at_step
     from minicos.model import load
+    from minicos.parallel import each_process
     from minicos.vbvr import run_bench
 
     prepare_folder(options.out)
-    fabric, reasoner = _fabric(options), load(options.model)
+    fabric = _fabric(options)
+    reasoner = each_process(fabric, lambda: load(options.model, options.devices))
     done = ()
     if options.noise_at_step is not None:
         done = (noise_at_step(options.noise_at_step),)

@@ -25,7 +25,7 @@ from minicos.experiments.ensemble import SEEDS, window_of
 from minicos.flow import Step
 from minicos.interventions import Average, SwapHidden, Tokens, noise_at_frame, noise_at_step
 from minicos.measures import token_energy
-from minicos.model import Reasoner, load
+from minicos.model import Reasoner, loaded
 from minicos.runs import Batch, Intervention, Run, check_range
 from minicos.sampling import Recorder, sample_runs
 from minicos.tasks import TASKS, Puzzle, Score, get_task, task_of
@@ -86,8 +86,10 @@ class Explorer:
     progress: told the share of a run that is done, after every step of a new one. Raises MinicosError as `load` does.
     """
 
-    def __init__(self, model: str | Path | None = None, progress: Callable[[float], None] = lambda share: None) -> None:
-        self.reasoner = load(model)
+    def __init__(
+        self, model: Reasoner | str | Path | None = None, progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        self.reasoner = loaded(model)
         self.progress = progress
         self.puzzle = lru_cache(maxsize=None)(self._puzzle)  # a puzzle is equal to itself only
         self.partner = lru_cache(maxsize=None)(lambda puzzle: task_of(puzzle).partner(puzzle))
@@ -233,13 +235,16 @@ def energy(hidden: Tensor, batch: Batch) -> Tensor:
     return token_energy(hidden.float()).reshape(len(hidden), *batch.grid)
 
 
-def explore(model: str | Path | None = None, *, static: bool | None = None, **start: object) -> Panel | Picture:
+def explore(
+    model: Reasoner | str | Path | None = None, *, static: bool | None = None, **start: object
+) -> Panel | Picture:
     """Look into a run, and disturb it: in a notebook a panel, elsewhere a figure, clean above disturbed.
 
-    start: what is chosen at first, any fields of `Choice`: explore(task="maze", index=3, steps=(4,)). static: a figure
-    (True) or a panel (False). When None, a panel where somebody can be looking: in a kernel that a Jupyter server
-    started for a notebook (it sets JPY_SESSION_NAME), unless nbgrader runs it (NBGRADER_EXECUTION). Front ends without
-    such a server, as VS Code, want static=False. Raises MinicosError for an unknown model, and as `Explorer.choice`.
+    model: one that is loaded, or what `load` takes. start: what is chosen at first, any fields of `Choice`:
+    explore(task="maze", index=3, steps=(4,)). static: a figure (True) or a panel (False). When None, a panel where
+    somebody can be looking: in a kernel that a Jupyter server started for a notebook (it sets JPY_SESSION_NAME), unless
+    nbgrader runs it (NBGRADER_EXECUTION). Front ends without such a server, as VS Code, want static=False. Raises
+    MinicosError for an unknown model, and as `Explorer.choice`.
     """
     explorer = Explorer(model)
     choice = explorer.choice(**start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ import torch
 
 from minicos.errors import MinicosError
 from minicos.files import prepare_folder
+from minicos.parallel import host_memory
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 GB = 1e9
 EXPERT_GB = 28.6  # 14.29 billion parameters in bfloat16
 GPU_GB = 45.0  # one expert, the VAE, and the activations of three videos of 81 frames at 480 x 832 (an estimate)
-HOST_GB = 70.0  # both experts and the text encoder, in bfloat16, for each process
+HOST_GB = 85.0  # for each process: both experts and the text encoder in bfloat16, 68.6, and the runs of a chunk
 WAN_REVISION = "596658fd9ca6b7b71d5057529bbf319ecbc61d74"
 PACKAGES = ("transformers", "tokenizers", "ftfy", "accelerate", "peft")  # the extra minicos[wan]
 # The stock negative prompt of Wan, which VBVR's own example uses too.
@@ -77,22 +78,30 @@ def full_models() -> dict[str, FullModel]:
     return {model.settings.name: model for model in models}
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, processes: int = 1) -> Path:
+    """The folder of a full model in the Hub's cache, for so many processes of this machine, as `download` has it.
+
+    Raises MinicosError where this machine cannot run it, before anything is downloaded.
+    """
+    obstacles = obstacles_of(machine(), processes)
+    if obstacles:
+        raise MinicosError(f"this machine cannot run {name}: {'; '.join(obstacles)}; `minicos doctor` says more")
+    return download(name)
+
+
+def download(name: str) -> Path:
     """The folder of a full model in the Hub's cache, downloaded if it is not there; offline when it is.
 
-    Raises MinicosError where this machine cannot run it, before anything is downloaded, and where the download fails.
+    Raises MinicosError where there is no room for it, and where the download fails.
     """
     from huggingface_hub import snapshot_download
 
     model = full_models()[name]
-    obstacles = obstacles_of(machine(), model, downloaded=True)
-    if obstacles:
-        raise MinicosError(f"this machine cannot run {name}: {'; '.join(obstacles)}; `minicos doctor` says more")
     if downloaded(model):
         return Path(snapshot_download(**wanted(model), local_files_only=True))
-    obstacles = obstacles_of(machine(), model, downloaded=False)
-    if obstacles:
-        raise MinicosError(f"{name} cannot be downloaded: {'; '.join(obstacles)}")
+    obstacle = no_room(machine(), model)
+    if obstacle:
+        raise MinicosError(f"{name} cannot be downloaded: {obstacle}")
     size = f"about {model.download_gb:.0f} GB from {model.repository} ({model.licence})"
     place = f"{cache()}, where {machine().disk_gb:.0f} GB are free"
     needs = f"to run it takes {GPU_GB:.0f} GB on the GPU and {HOST_GB:.0f} GB in memory"
@@ -122,11 +131,11 @@ def downloaded(model: FullModel) -> bool:
     return True
 
 
-def check_machine(folder: Path) -> None:
-    """Raises MinicosError where a folder holds weights of a full model's size, and this machine cannot run one."""
+def check_machine(folder: Path, processes: int = 1) -> None:
+    """Raises MinicosError where a folder holds weights of a full model's size, and this machine cannot run as many."""
     gigabytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) / GB
     if gigabytes > EXPERT_GB:
-        obstacles = obstacles_of(machine(), full_models()["wan2.2-i2v-a14b"], downloaded=True)
+        obstacles = obstacles_of(machine(), processes)
         if obstacles:
             raise MinicosError(f"{folder} holds {gigabytes:.0f} GB of weights: {'; '.join(obstacles)}")
 
@@ -160,28 +169,34 @@ def machine() -> Machine:
     return Machine(
         gpu=torch.cuda.get_device_name() if has_gpu else "",
         gpu_gb=torch.cuda.get_device_properties(0).total_memory / GB if has_gpu else 0.0,
-        host_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB,
+        host_gb=host_memory() / GB,
         disk_gb=shutil.disk_usage(place).free / GB,
         cuda=torch.version.cuda or "",
         missing=tuple(name for name in PACKAGES if find_spec(name) is None),
     )
 
 
-def obstacles_of(here: Machine, model: FullModel, downloaded: bool) -> list[str]:
-    """Why a machine cannot run a full model, each with what would help; empty where it can."""
-    found = []
+def obstacles_of(here: Machine, processes: int = 1) -> list[str]:
+    """Why a machine cannot run a full model in so many processes, each with what would help; empty where it can."""
+    found, host_gb = [], processes * HOST_GB
     if not here.gpu:
         build = "no GPU was found" if here.cuda else "torch is a build for CPUs (README: a GPU build of torch)"
         found.append(f"it needs a CUDA GPU with {GPU_GB:.0f} GB; {build}")
     elif here.gpu_gb < GPU_GB:
         found.append(f"it needs {GPU_GB:.0f} GB of GPU memory, {here.gpu} has {here.gpu_gb:.0f}")
-    if here.host_gb < HOST_GB:
-        found.append(f"it needs {HOST_GB:.0f} GB of host memory, there are {here.host_gb:.0f}")
-    if not downloaded and here.disk_gb < model.download_gb:
-        found.append(f"it needs {model.download_gb:.0f} GB of disk, {here.disk_gb:.0f} are free at {cache()}")
+    if here.host_gb < host_gb:
+        each = f" ({HOST_GB:.0f} for each of {processes} processes: lower --devices)" if processes > 1 else ""
+        found.append(f"it needs {host_gb:.0f} GB of host memory{each}, there are {here.host_gb:.0f}")
     if here.missing:
         found.append(f"missing: {', '.join(here.missing)} (pip install 'minicos[wan]')")
     return found
+
+
+def no_room(here: Machine, model: FullModel) -> str:
+    """Why a full model cannot be downloaded; "" where it can."""
+    if here.disk_gb >= model.download_gb:
+        return ""
+    return f"it needs {model.download_gb:.0f} GB of disk, {here.disk_gb:.0f} are free at {cache()}"
 
 
 def diagnosis(here: Machine, shipped: Sequence[str]) -> str:
@@ -196,7 +211,9 @@ def diagnosis(here: Machine, shipped: Sequence[str]) -> str:
         f"{', '.join(shipped)}: can run",
     ]
     for name, model in full_models().items():
-        obstacles = obstacles_of(here, model, downloaded(model))
+        obstacles = obstacles_of(here)
+        if not downloaded(model) and (lack := no_room(here, model)):
+            obstacles.append(lack)
         size = f"{model.download_gb:.0f} GB from {model.repository}, {model.licence}"
         lines.append(f"{name} ({size}): {'cannot run: ' + '; '.join(obstacles) if obstacles else 'can run'}")
     return "\n".join(lines)
@@ -209,33 +226,49 @@ def merge_lora(folder: Path, loras: dict[str, Path], out: Path) -> None:
     """Write a copy of a pipeline folder to `out`, with a LoRA merged into each of the named experts.
 
     loras: "transformer" (high noise) and "transformer_2" (low noise) to files with DiffSynth's keys, as VBVR publishes
-    them; sampled as the paper samples VBVR unless the folder says otherwise. Raises MinicosError for an expert that the
-    folder lacks, and for keys that fit nothing in it.
+    them. Merged in float32, and written in the precision that it is sampled in; that is done as the paper samples VBVR
+    unless the folder says otherwise. Raises MinicosError for an expert that the folder lacks, for keys that fit nothing
+    in it, and where there is no room for the copy; all before anything is merged.
     """
-    import json
+    from safetensors import SafetensorError
 
-    from minicos.model import SETTINGS_FILE
+    from minicos.model import SETTINGS_FILE, parse_settings
 
     if out.resolve() == folder.resolve():
         raise MinicosError(f"{out} is the folder that is merged into: give another --out")
     for part in loras:
         if not (folder / part).is_dir():
             raise MinicosError(f"{folder} has no {part}: its LoRA cannot be merged")
+    if find_spec("peft") is None:
+        raise MinicosError("merging needs peft: pip install 'minicos[wan]'")
+    states = {part: _state_of(path, folder / part) for part, path in loras.items()}
+    settings = replace(full_models()["vbvr-wan2.2"].settings, name=out.name)
+    if (folder / SETTINGS_FILE).exists():
+        settings = parse_settings(json.loads((folder / SETTINGS_FILE).read_text()))
+    dtype = getattr(torch, settings.dtype)
+    copied = [source for source in folder.iterdir() if source.name not in loras]
     prepare_folder(out)
-    for part, path in loras.items():
-        _merge_into(folder / part, path, out / part)
-    for source in folder.iterdir():
-        if source.name not in loras and source.is_dir():
-            shutil.copytree(source, out / source.name, dirs_exist_ok=True)
-        elif source.is_file():
-            shutil.copy2(source, out / source.name)
-    if not (out / SETTINGS_FILE).exists():
-        settings = replace(full_models()["vbvr-wan2.2"].settings, name=out.name)
+    merged = sum(weight.numel() for part in loras for weight in _outline(folder / part).parameters())
+    needed = merged * dtype.itemsize / GB + sum(map(_gigabytes, copied))
+    free = shutil.disk_usage(out).free / GB
+    if free < needed:
+        raise MinicosError(f"{out} has room for {free:.3g} GB, the merged model takes {needed:.3g}: give another --out")
+    try:
+        for part, state in states.items():
+            _merged(folder, part, state, dtype).save_pretrained(out / part)
+        for source in copied:
+            if source.is_dir():
+                shutil.copytree(source, out / source.name, dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, out / source.name)
         (out / SETTINGS_FILE).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise MinicosError(f"{out} cannot be written ({reason}): delete it and merge again") from None
 
 
-def _merge_into(expert: Path, lora: Path, out: Path) -> None:
-    from diffusers import WanTransformer3DModel
+def _state_of(lora: Path, expert: Path) -> dict[str, torch.Tensor]:
+    """What a LoRA file holds, in diffusers' names. Raises MinicosError where it is not for this expert."""
     from diffusers.loaders import WanLoraLoaderMixin
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -246,7 +279,6 @@ def _merge_into(expert: Path, lora: Path, out: Path) -> None:
         raise MinicosError(f"{lora} cannot be read as a LoRA: {str(error).splitlines()[0]}") from None
     if not given:
         raise MinicosError(f"{lora} has no keys: nothing to merge")
-    transformer = WanTransformer3DModel.from_pretrained(expert, torch_dtype="auto", local_files_only=True)
     # DiffSynth names neither the model nor plain adapters; diffusers loads nothing, and only warns, unless both change.
     prefix = "" if all(key.startswith(("diffusion_model.", "transformer.")) for key in given) else "diffusion_model."
     try:
@@ -255,13 +287,39 @@ def _merge_into(expert: Path, lora: Path, out: Path) -> None:
         )
     except Exception:  # foreign keys break the conversion in many ways
         state = {}
-    strangers = [key for key, value in state.items() if not _fits(transformer, key, value)] if state else [*given]
+    outline = _outline(expert)
+    strangers = [key for key, value in state.items() if not _fits(outline, key, value)] if state else [*given]
     if strangers:
         raise MinicosError(f"{lora} is for another model: {len(strangers)} keys fit nothing, as {strangers[0]}")
+    return state
+
+
+def _merged(folder: Path, part: str, state: dict[str, torch.Tensor], dtype: torch.dtype) -> WanTransformer3DModel:
+    """An expert with a LoRA in it, rounded once: to `dtype`, but for what diffusers keeps in float32."""
+    from minicos.model import load_part
+
+    name = "WanTransformer3DModel"
+    dtypes = {key: weight.dtype for key, weight in load_part(folder, part, name, dtype).named_parameters()}
+    transformer = load_part(folder, part, name, torch.float32)
     transformer.load_lora_adapter(state, prefix="transformer", adapter_name="merged")
     transformer.fuse_lora()
     transformer.unload_lora()
-    transformer.save_pretrained(out)
+    for key, weight in transformer.named_parameters():
+        weight.data = weight.data.to(dtypes[key])
+    return transformer
+
+
+def _outline(expert: Path) -> WanTransformer3DModel:
+    """Names and shapes alone: without memory for the weights."""
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        return WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(expert, local_files_only=True))
+
+
+def _gigabytes(source: Path) -> float:
+    files = source.rglob("*") if source.is_dir() else [source]
+    return sum(path.stat().st_size for path in files if path.is_file()) / GB
 
 
 def _fits(transformer: WanTransformer3DModel, key: str, value: torch.Tensor) -> bool:

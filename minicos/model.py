@@ -265,7 +265,14 @@ class Reasoner:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Video:
         """Latents to video, uint8 (batch, frames, height, width, 3); no more at once than pass through the network."""
-        return np.concatenate([self._decode(part.to(self.device)) for part in latents.split(self.settings.batch)])
+        video, done = None, 0
+        for part in latents.split(self.settings.batch):
+            decoded = self._decode(part.to(self.device))
+            if video is None:  # all that is needed, once: videos of a large model are 97 MB each
+                video = np.empty((len(latents), *decoded.shape[1:]), np.uint8)
+            video[done : done + len(decoded)] = decoded
+            done += len(decoded)
+        return video
 
     def _decode(self, latents: Tensor) -> Video:
         mean, std = self._latent_statistics(latents)
@@ -372,23 +379,24 @@ def save(reasoner: Reasoner, folder: Path) -> None:
     (folder / SETTINGS_FILE).write_text(json.dumps(asdict(reasoner.settings), indent=2) + "\n")
 
 
-def load(name: str | Path | None = None) -> Reasoner:
+def load(name: str | Path | None = None, processes: int = 1) -> Reasoner:
     """A Reasoner by name ("nano") or from a folder; MINICOS_MODEL, else "micro", when no name is given.
 
-    It is on a GPU where there is one. Raises MinicosError for an unknown name and for a folder that is missing,
+    It is on a GPU where there is one. processes: how many of this machine load it, each for itself: a full model asks
+    for host memory for all of them. Raises MinicosError for an unknown name and for a folder that is missing,
     incomplete, damaged or of another kind.
     """
     from minicos.causal import make_frame_causal
     from minicos.parts import quicken
 
     name = name or os.environ.get("MINICOS_MODEL") or "micro"
-    folder = _folder_of(str(name))
+    folder = _folder_of(str(name), processes)
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
         raise MinicosError(f"{folder} holds a {index.get('_class_name')}, not a {PIPELINE}")
     settings = _read_settings(folder, str(name), index)
     parts = {
-        part: _load_part(folder, part, index.get(part) or [None, None], getattr(torch, settings.dtype))
+        part: load_part(folder, part, (index.get(part) or [None, None])[1], getattr(torch, settings.dtype))
         for part in ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
     }
     missing = [part for part in ("transformer", "vae", "text_encoder") if parts[part] is None]
@@ -411,17 +419,22 @@ def load(name: str | Path | None = None) -> Reasoner:
     return reasoner.to("cuda", one_at_a_time=weights > ROOM * torch.cuda.get_device_properties(0).total_memory)
 
 
-def _folder_of(name: str) -> Path:
+def loaded(model: Reasoner | str | Path | None) -> Reasoner:
+    """The model itself, or by `load` what is named: of a full model nobody has room for two."""
+    return model if isinstance(model, Reasoner) else load(model)
+
+
+def _folder_of(name: str, processes: int) -> Path:
     from minicos.full import check_machine, fetch, full_models
 
     if name in shipped():
         return CHECKPOINTS / name
     if name in full_models():
-        return fetch(name)
+        return fetch(name, processes)
     if not Path(name).is_dir():
         known = ", ".join([*shipped(), *full_models()])
         raise MinicosError(f"unknown model '{name}': choose from {known}, or give a checkpoint's folder")
-    check_machine(Path(name))
+    check_machine(Path(name), processes)
     return Path(name)
 
 
@@ -467,8 +480,8 @@ def parse_settings(values: dict) -> Settings:
     return Settings(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
-def _load_part(folder: Path, part: str, origin: list, dtype: torch.dtype) -> object | None:
-    class_name = origin[1]
+def load_part(folder: Path, part: str, class_name: str | None, dtype: torch.dtype) -> object | None:
+    """One of a pipeline's networks, None where it has none. Raises MinicosError where it is missing or damaged."""
     if class_name is None:
         return None
     if not (folder / part).is_dir():

@@ -7,6 +7,7 @@ wait, and each gives the same numbers whatever the number of cores.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -62,19 +63,45 @@ def each(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def together(fabric: Fabric | None, work: Callable[[], object]) -> None:
-    """The first process does it, and the others wait for it; after a MinicosError they end too, without words."""
+def each_process(fabric: Fabric | None, work: Callable[[], Result]) -> Result:
+    """What every process does for itself, at the same time. After a MinicosError in one of them all end: the first one
+    with its words, the others without, and without an exit code, at which Lightning would kill the first.
+    """
+    if fabric is None or fabric.world_size == 1:
+        return work()
+    done, refused = None, None
+    try:
+        done = work()
+    except MinicosError as error:
+        refused = str(error)
+    of_all: list[str | None] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(of_all, refused)
+    refusals = [one for one in of_all if one is not None]
+    if refusals:
+        raise MinicosError(refusals[0]) if fabric.global_rank == 0 else SystemExit(0)
+    return done
+
+
+def first_process(fabric: Fabric | None, work: Callable[[], object]) -> None:
+    """The first process does it, and the others wait for it; after a MinicosError all end."""
+    each_process(fabric, work if fabric is None or fabric.global_rank == 0 else lambda: None)
+
+
+def wait_for_all(fabric: Fabric | None) -> None:
+    """Until every process has come here. Raises MinicosError where one has ended before."""
     if fabric is None:
-        work()
         return
-    refused = None
-    if fabric.global_rank == 0:
-        try:
-            work()
-        except MinicosError as error:
-            refused = error
-    if fabric.broadcast(refused is not None):
-        raise refused or SystemExit(2)
+    try:
+        fabric.barrier()
+    except RuntimeError as error:  # a connection that broke
+        raise MinicosError(
+            "another process ended before its work was done, and says why above: see to it and run the same again"
+        ) from error
+
+
+def host_memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def keep_freed_memory() -> None:

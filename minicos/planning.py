@@ -25,8 +25,9 @@ class Plan:
     """One sweep. chunks: what devices share it by. evaluations: passes of one video; unshared: if every run were
     computed from its first step.
 
-    bytes: of the recorded tensors of its largest chunk, which are in memory at one time. aside: bytes on disk, when all
-    chunks wait for the second expert; 0 where they need not. seconds: of the passes alone, measured on a few.
+    bytes: of the recorded tensors and the videos of its largest chunk, which are in memory at one time. aside: bytes on
+    disk, when all chunks wait for the second expert; 0 where they need not. seconds: of the passes alone, measured on a
+    few.
     """
 
     name: str
@@ -50,7 +51,8 @@ def plan(sweeps: Sequence[Sweep]) -> list[Plan]:
             pace[sweep.reasoner, batch.extent] = seconds_a_pass(sweep.reasoner, run.puzzle)
         runs, evaluations = sum(map(len, sweep.chunks)), sweep.evaluations()
         unshared = evaluations if sweep.frame_by_frame else runs * len(sweep.schedule) * sweep.branches
-        held = max(map(len, sweep.chunks)) * recorded_bytes(sweep, batch, len(sweep.schedule))
+        of_run = recorded_bytes(sweep, batch, len(sweep.schedule)) + video_bytes(sweep, run.puzzle)
+        held = max(map(len, sweep.chunks)) * of_run
         seconds = evaluations * pace[sweep.reasoner, batch.extent]
         counts = runs, len(sweep.chunks), evaluations, unshared
         found.append(Plan(sweep.name, *counts, held, aside_bytes(sweep, batch), seconds))
@@ -87,6 +89,11 @@ def aside_bytes(sweep: Sweep, batch: Batch) -> int:
     return tracks * 2 * latents + sum(map(len, sweep.chunks)) * recorded_bytes(sweep, batch, until)
 
 
+def video_bytes(sweep: Sweep, puzzle: Puzzle) -> int:
+    """Of the decoded video of one run."""
+    return (puzzle.frames or sweep.reasoner.settings.frames) * puzzle.image(sweep.reasoner.settings.canvas).nbytes
+
+
 def recorded_bytes(sweep: Sweep, batch: Batch, until: int) -> int:
     """What the recorders keep of the one run in `batch` in the steps before `until`."""
     return sum(_recorded_bytes(sweep, recorder, batch, until) for recorder in sweep.recorders)
@@ -118,7 +125,7 @@ def hours_line(plans: Sequence[tuple[str, list[Plan]]], device: str, workers: in
 
 def plan_table(plans: Sequence[tuple[str, list[Plan]]]) -> str:
     """One line for each sweep and a total, as a table in Markdown."""
-    head = "| experiment | sweep | runs | passes | unshared | recorded, MB | put aside, MB | minutes |"
+    head = "| experiment | sweep | runs | passes | unshared | in memory, MB | put aside, MB | minutes |"
     lines = [head, "|" + " --- |" * 8]
     everything = [one for _, of_experiment in plans for one in of_experiment]
     for experiment, of_experiment in plans:

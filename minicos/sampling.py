@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from minicos import flow
 from minicos.causal import frame_memory
 from minicos.errors import MinicosError
 from minicos.model import Branch, Condition, Reasoner
+from minicos.parallel import host_memory
 from minicos.runs import SITES, Address, Batch, Intervention, Run, Site, check_range, company, noise_for
 from minicos.sharing import Sharing
 from minicos.tasks import Puzzle, Video
@@ -145,6 +147,7 @@ class Denoising:
         self._condition = self.reasoner.condition(list(self._row_of))
         self._extent, self._grid = extents(self.reasoner, self._condition)
         _check_recorders(self.reasoner, self.schedule, recorders)
+        _check_memory(self.reasoner, self.schedule, recorders, len(runs) * math.prod(self._grid))
         _check_interventions(self.reasoner, self.schedule, everyone, self._grid[0])
         self._sharing = Sharing(self.reasoner, runs, self.schedule)
         self._state = _State.beginning(self._tracks(0), self.reasoner, self._extent)
@@ -405,6 +408,21 @@ def _check_recorders(reasoner: Reasoner, schedule: tuple[flow.Step, ...], record
         if places & watched:
             raise MinicosError(f"two recorders of {recorder.site} ({recorder.branch}) at one step: leave one out")
         watched |= places
+
+
+def _check_memory(
+    reasoner: Reasoner, schedule: tuple[flow.Step, ...], recorders: Sequence[Recorder], tokens: int
+) -> None:
+    """Hidden states as they are, of all `tokens`, must fit into host memory: known before hours have gone by."""
+    config = reasoner.transformer.config
+    of_block = tokens * config.num_attention_heads * config.attention_head_dim * reasoner.transformer.dtype.itemsize
+    whole = [recorder for recorder in recorders if recorder.reduce is None]
+    held = sum(of_block * len(r.blocks) * sum(r.wants(step) for step in schedule) for r in whole)
+    if held > host_memory():
+        raise MinicosError(
+            f"hidden states of {held / 1e9:.0f} GB would be recorded, in a memory of {host_memory() / 1e9:.0f}: give "
+            "the Recorder a `reduce`, fewer blocks or steps, or take a smaller model"
+        )
 
 
 def _check_interventions(reasoner: Reasoner, schedule: tuple[flow.Step, ...], runs: Sequence[Run], frames: int) -> None:

@@ -32,7 +32,7 @@ from minicos.errors import MinicosError
 from minicos.files import claim, prepare_folder, replace_file
 from minicos.flow import Step
 from minicos.model import Reasoner
-from minicos.parallel import each, together
+from minicos.parallel import each, first_process, wait_for_all
 from minicos.runs import Run, company
 from minicos.sampling import Denoising, Recorder, Trajectory, rollout_runs
 from minicos.sharing import Sharing
@@ -118,11 +118,10 @@ def run_sweeps(
 ) -> list[pd.DataFrame]:
     """The same for several, each in its folder: processes wait for each other once, when all are done."""
     rank = fabric.global_rank if fabric else 0
-    together(fabric, lambda: _claim(sweeps))
+    first_process(fabric, lambda: _claim(sweeps))
     for (folder, sweep), share in zip(sweeps.items(), shares_of(list(sweeps.values()), fabric), strict=True):
         _compute(sweep, folder, share, rank, advance)
-    if fabric:
-        fabric.barrier()
+    wait_for_all(fabric)
     return [_merged(folder, sweep, write=rank == 0) for folder, sweep in sweeps.items()]
 
 

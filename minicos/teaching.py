@@ -19,7 +19,7 @@ import numpy as np
 from minicos import plots
 from minicos.errors import MinicosError
 from minicos.evaluation import score_all
-from minicos.model import Reasoner, load
+from minicos.model import Reasoner, loaded
 from minicos.runs import check_range
 from minicos.sampling import Trajectory
 from minicos.tasks import Video
@@ -134,18 +134,18 @@ class Live:
         return "\n".join([*lines, *(f"{run} (n = {n}): {verdict}; {text}" for run, n, verdict, text in self.rows())])
 
 
-def live(name: str, cases: int | None = None, model: str | None = None) -> Live:
+def live(name: str, cases: int | None = None, model: Reasoner | str | Path | None = None) -> Live:
     """Run one of the experiments here and now, at small n, beside the stored run.
 
-    cases: puzzles of each task; the quick run's number when None. model: the switch's default when None. Raises
-    MinicosError for an unknown experiment, and where the model was trained on none of its tasks.
+    cases: puzzles of each task; the quick run's number when None. model: one that is loaded, or what `load` takes.
+    Raises MinicosError for an unknown experiment, and where the model was trained on none of its tasks.
     """
     from minicos.experiments import get_experiment
     from minicos.experiments.base import scale_of
     from minicos.experiments.running import PNG_FILE, run_experiment
     from minicos.replication import finding_of
 
-    experiment, reasoner = get_experiment(name), load(model)
+    experiment, reasoner = get_experiment(name), loaded(model)
     with TemporaryDirectory() as folder:
         out = Path(folder) / name
         result = run_experiment(experiment, reasoner, out, scale_of(True, cases), bar=notebook_bar)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from minicos.errors import MinicosError
 from minicos.files import claim, prepare_folder
 from minicos.model import Reasoner
-from minicos.parallel import together
+from minicos.parallel import each_process, first_process, wait_for_all
 from minicos.plots import write_mp4
 from minicos.runs import Intervention, Run
 from minicos.sampling import sample_runs
@@ -212,15 +212,14 @@ def run_bench(
     from rich.progress import Progress
 
     first = fabric is None or fabric.global_rank == 0
-    cases, skipped = read_cases(data)
+    cases, skipped = each_process(fabric, lambda: read_cases(data))
     some = chosen(cases, n, seed)
     mine = {"model": reasoner.settings.name, "seed": seed, "done": repr(interventions)}
-    together(fabric, lambda: claim(out / CLAIM_FILE, mine, "run", used=any(out.rglob("*.mp4"))))
+    first_process(fabric, lambda: claim(out / CLAIM_FILE, mine, "run", used=any(out.rglob("*.mp4"))))
     with Progress(console=Console(stderr=True), disable=not first) as bar:
         work = bar.add_task("VBVR-Bench", total=len(some) if fabric is None else None)
         answer(reasoner, some, out, seed, interventions, lambda done: bar.advance(work, done), fabric)
-    if fabric:
-        fabric.barrier()
+    wait_for_all(fabric)
     if not first:
         return
     print(f"{len(some)} of {len(cases)} cases answered (seed {seed}), {len(skipped)} skipped")

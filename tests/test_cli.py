@@ -168,6 +168,12 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     assert foreign.stderr.count("holds another sweep") == 1
 
 
+def test_what_every_process_is_refused_is_one_line(tmp_path):
+    done = minicos("replicate", "--model", tmp_path / "nowhere", "--out", tmp_path / "out", "--devices", 2)
+    assert done.returncode == 2
+    assert done.stderr.count("unknown model") == 1
+
+
 def test_a_machine_park_that_lightning_refuses_is_one_line(untrained_nano, tmp_path):
     """As by `#SBATCH --ntasks=2`, which says nothing about nodes."""
     command = ("experiment", "budget", "--model", untrained_nano, "--quick", "--devices", 2, "--out", tmp_path / "out")

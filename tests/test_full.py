@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,17 @@ from safetensors.torch import load_file, save_file
 from minicos import Recorder, get_task, load, sample
 from minicos.errors import MinicosError
 from minicos.experiments import EXPERIMENTS
-from minicos.full import GPU_GB, HOST_GB, Machine, diagnosis, full_models, machine, merge_lora, obstacles_of
+from minicos.full import (
+    GPU_GB,
+    HOST_GB,
+    Machine,
+    diagnosis,
+    full_models,
+    machine,
+    merge_lora,
+    no_room,
+    obstacles_of,
+)
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
 from minicos.sweeps import Sweep, Trial, run_sweep
@@ -35,7 +46,8 @@ def model(request):
 
 
 def test_a_machine_with_enough_of_everything_can_run_them(model):
-    assert obstacles_of(ENOUGH, model, downloaded=False) == []
+    assert obstacles_of(ENOUGH) == []
+    assert not no_room(ENOUGH, model)
     assert f"{model.settings.name} (" in diagnosis(ENOUGH, ["nano"])
     assert "cannot" not in diagnosis(ENOUGH, ["nano"])
 
@@ -47,18 +59,31 @@ def test_a_machine_with_enough_of_everything_can_run_them(model):
         ({"gpu": "", "gpu_gb": 0, "cuda": ""}, "build for CPUs"),
         ({"gpu_gb": GPU_GB - 1}, "GPU memory"),
         ({"host_gb": HOST_GB - 1}, "host memory"),
-        ({"disk_gb": 20}, "GB of disk"),
         ({"missing": ("ftfy",)}, "missing: ftfy"),
     ],
 )
 def test_what_a_machine_lacks_is_named(model, lack, words):
-    (obstacle,) = obstacles_of(replace(ENOUGH, **lack), model, downloaded=False)
+    (obstacle,) = obstacles_of(replace(ENOUGH, **lack))
     assert words in obstacle
     assert words in diagnosis(replace(ENOUGH, **lack), ["nano"])
 
 
-def test_files_that_are_there_need_no_more_disk(model):
-    assert obstacles_of(replace(ENOUGH, disk_gb=0), model, downloaded=True) == []
+def test_a_download_needs_room(model):
+    small = replace(ENOUGH, disk_gb=20)
+    assert "GB of disk, 20 are free" in no_room(small, model)
+    assert no_room(small, model) in diagnosis(small, ["nano"])
+    assert obstacles_of(small) == []  # what is there already runs
+
+
+def test_each_process_of_a_machine_has_the_weights_in_its_memory(monkeypatch, tiny_wan_folder):
+    assert obstacles_of(replace(ENOUGH, host_gb=2 * HOST_GB), processes=2) == []
+    (obstacle,) = obstacles_of(replace(ENOUGH, host_gb=2 * HOST_GB - 1), processes=2)
+    assert f"needs {2 * HOST_GB:.0f} GB of host memory ({HOST_GB:.0f} for each of 2 processes" in obstacle
+    monkeypatch.setattr("minicos.full.machine", lambda: replace(ENOUGH, host_gb=2 * HOST_GB - 1))
+    monkeypatch.setattr("minicos.full.EXPERT_GB", 0)  # so that a tiny folder counts as a full model's
+    assert load(tiny_wan_folder).folder == tiny_wan_folder
+    with pytest.raises(MinicosError, match="lower --devices"):
+        load(tiny_wan_folder, processes=2)
 
 
 def test_this_machine_is_described():
@@ -173,6 +198,60 @@ def test_a_lora_may_name_the_model_and_be_named_as_diffusers_names_it(tiny_wan, 
         assert torch.allclose(after[key], value + added.get(key, 0), atol=1e-5), key
 
 
+def test_a_merged_expert_is_rounded_once(tiny_wan_bf16_folder, tiny_wan_folder, tmp_path):
+    """The published experts are float32, and sampled in bfloat16: what is written has half their size."""
+    folder = shutil.copytree(tiny_wan_folder, tmp_path / "float32")
+    shutil.copy(tiny_wan_bf16_folder / "minicos.json", folder)
+    plain = load(tiny_wan_folder)
+    added = lora_file(plain.transformer, tmp_path / "lora.safetensors", 0)
+    merge_lora(folder, {"transformer": tmp_path / "lora.safetensors"}, tmp_path / "merged")
+    written = {
+        k: v for path in (tmp_path / "merged/transformer").glob("*.safetensors") for k, v in load_file(path).items()
+    }
+    loaded = load(folder).transformer.state_dict()  # some of it stays in float32
+    assert {value.dtype for value in written.values()} == {torch.bfloat16, torch.float32}
+    for key, value in plain.transformer.state_dict().items():
+        assert written[key].dtype == loaded[key].dtype, key
+        exact = value + added.get(key, torch.zeros(()))
+        assert torch.allclose(written[key].float(), exact, rtol=2**-8, atol=1e-6), key
+
+
+def test_a_copy_that_does_not_fit_is_refused_before_anything_is_merged(
+    tiny_wan, tiny_wan_folder, tmp_path, monkeypatch
+):
+    files = {part: tmp_path / f"{part}.safetensors" for part in ("transformer", "transformer_2")}
+    for part, path in files.items():
+        lora_file(getattr(tiny_wan, part), path, 0)
+    size = sum(path.stat().st_size for path in tiny_wan_folder.rglob("*") if path.is_file())
+    for free, fits in ((size // 2, False), (2 * size, True)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        if fits:
+            merge_lora(tiny_wan_folder, files, tmp_path / "merged")
+        else:
+            with pytest.raises(MinicosError, match=r"room for .* GB, the merged model takes"):
+                merge_lora(tiny_wan_folder, files, tmp_path / "merged")
+            assert list((tmp_path / "merged").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_and_a_damaged_expert_are_one_line_each(tiny_wan, tiny_wan_folder, tmp_path):
+    lora_file(tiny_wan.transformer, tmp_path / "lora.safetensors", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(MinicosError, match="cannot be written") as caught:
+            merge_lora(tiny_wan_folder, {"transformer": tmp_path / "lora.safetensors"}, tmp_path / "merged")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    folder = shutil.copytree(tiny_wan_folder, tmp_path / "damaged")
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(MinicosError, match="damaged") as caught:
+        merge_lora(folder, {"transformer": tmp_path / "lora.safetensors"}, tmp_path / "again")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_merged_download_is_sampled_as_the_paper_samples_vbvr(tiny_wan, plain_folder, tmp_path):
     files = {part: tmp_path / f"{part}.safetensors" for part in ("transformer", "transformer_2")}
     for part, path in files.items():
@@ -245,12 +324,32 @@ EACH_ONCE = ["text_encoder", "text_encoder", "transformer", "transformer", "tran
 
 
 def offloading(reasoner, monkeypatch):
-    """Let the reasoner have one part at a time on its device; gives the list of what is moved from now on."""
-    moves = []
-    for part in ("transformer", "transformer_2", "text_encoder"):
-        module = getattr(reasoner, part)
-        monkeypatch.setattr(module, "to", lambda *a, part=part, to=module.to: (moves.append(part), to(*a))[1])
-    reasoner.to("cpu", one_at_a_time=True)
+    """Let the reasoner have one part at a time on its device; gives the list of what is moved from now on.
+
+    The device is the CPU under another name, "cpu:0": a part that moves gets tensors of new storage, as it does on its
+    way to a GPU, and what is used while it is away fails.
+    """
+    moves, device = [], torch.device("cpu:0")
+    parts = {part: getattr(reasoner, part) for part in ("transformer", "transformer_2", "text_encoder")}
+
+    def moved(part, where):
+        moves.append(part)
+        for tensor in (*parts[part].parameters(), *parts[part].buffers()):
+            left, tensor.data = tensor.data, tensor.data.clone()
+            left.fill_(torch.nan)  # of no use to anyone who holds on to it
+        at[part] = torch.device(where)
+        return parts[part]
+
+    def here(part):
+        assert at[part] == device, f"{part} is at work, and not on the device"
+        assert [name for name, place in at.items() if place == device] == [part], "there is room for one"
+
+    at = {}
+    for part, module in parts.items():
+        monkeypatch.setattr(module, "to", lambda where, part=part: moved(part, where))
+        module.register_forward_pre_hook(lambda *_, part=part: here(part))
+    reasoner.to(device, one_at_a_time=True)
+    assert set(at.values()) == {torch.device("cpu")}
     moves.clear()
     return moves
 

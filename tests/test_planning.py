@@ -47,7 +47,7 @@ def test_a_plan_knows_the_bytes_that_are_held(name, reasoner):
     runs = [trial.run for trial in largest]
     trajectory = sample_runs(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders)
     held = sum(value.nbytes for values in trajectory._records.values() for value in values.values())
-    assert plan([sweep])[0].bytes == held
+    assert plan([sweep])[0].bytes == held + trajectory.video.nbytes
 
 
 @pytest.mark.parametrize("name", ["perturbation", "chain-of-steps"])

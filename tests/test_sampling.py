@@ -208,6 +208,19 @@ def test_what_is_kept_of_hidden_states_does_not_keep_the_rest_in_memory(nano):
     assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
+def test_hidden_states_that_memory_has_no_room_for_are_refused_before_the_first_step(nano, monkeypatch):
+    blocks = tuple(range(len(nano.transformer.blocks)))
+    whole = Recorder("block", "cond", steps=(0,), blocks=blocks)
+    hidden = sample(nano, mazes(2), recorders=[whole])
+    held = sum(hidden.recorded("block", "cond", block)[0].nbytes for block in blocks)
+    monkeypatch.setattr("minicos.sampling.host_memory", lambda: held - 1)
+    with pytest.raises(MinicosError, match="would be recorded"):
+        sample(nano, mazes(2), recorders=[whole])
+    sample(nano, mazes(2), recorders=[replace(whole, reduce=lambda states, _: states[:, :1])])
+    monkeypatch.setattr("minicos.sampling.host_memory", lambda: held)
+    sample(nano, mazes(2), recorders=[whole])
+
+
 def test_experts_in_bfloat16_are_changed_and_watched_as_others_are(tiny_wan_folder, tiny_wan_bf16_folder):
     """The full model's type; latents stay in float32, and are what float32 gives, but for what bfloat16 rounds."""
     plain, halved = load(tiny_wan_folder), load(tiny_wan_bf16_folder)

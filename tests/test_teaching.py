@@ -48,11 +48,11 @@ def test_a_strip_says_its_verdicts(untrained_nano, maze_puzzles):
 def test_a_live_finding_stands_beside_the_stored_one(untrained_nano, tmp_path, capfd):
     folder = tmp_path / "nano"
     shutil.copytree(untrained_nano, folder)
-    live = minicos.live("chain-of-steps", cases=2, model=str(folder))
+    reasoner = minicos.load(folder)
+    live = minicos.live("chain-of-steps", cases=2, model=reasoner)  # not loaded a second time
     assert capfd.readouterr().err == ""
     assert live.rows()[1][2] == "not stored"
     assert get_experiment("chain-of-steps").criterion in repr(live)
-    reasoner = minicos.load(folder)
     report = {"findings": [{**live.live.__dict__, "text": "what the full run said", "n": [256, 256]}]}
     (folder / "findings.json").write_text(json.dumps(report))
     assert stored(reasoner, get_experiment("chain-of-steps")).text == "what the full run said"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -109,6 +112,25 @@ def test_the_bench_says_what_it_did_and_what_it_could_not(data, tiny_wan_folder,
     assert len(list((tmp_path / "answers").rglob("*.mp4"))) == 2
     assert evaluate_answers(data, tmp_path / "answers", "cpu") is None
     assert "not scored" in said
+
+
+def test_two_processes_share_a_bench(data, tiny_wan_folder, tmp_path):
+    def bench(cases: Path, processes: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "minicos.cli", "bench", "--model", tiny_wan_folder, "--data", cases]
+        options = ["--out", tmp_path / str(processes), "--devices", str(processes)]
+        return subprocess.run([*command, *options], capture_output=True, text=True)
+
+    done = [bench(data, 1), bench(data, 2)]
+    assert [one.returncode for one in done] == [0, 0], done[1].stderr[-2000:]
+    assert done[1].stdout.count("4 of 4 cases answered") == 1
+    alone, shared = (
+        {path.relative_to(tmp_path / n): path.read_bytes() for path in (tmp_path / n).rglob("*.mp4")} for n in "12"
+    )
+    assert alone == shared
+    assert len(shared) == 4
+    nothing = bench(tmp_path / "nowhere", 2)
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert nothing.stderr.count("minicos: ") == 1
 
 
 def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp_path):

@@ -54,7 +54,7 @@ REGION_STYLES = {
     LAST_FRAME: ("#000000", "P"),
 }
 DONOR_MARKS = {"another seed": "x", "unrelated puzzle": "+", "noise": "*"}
-PAIRS_A_CHUNK = 2
+PAIRS_A_CHUNK = 2  # one where a video is a batch: a pair's hundred runs are ten gigabytes of video
 FLIP = 0.25
 
 
@@ -85,7 +85,8 @@ class Swap(Experiment):
             ]
             extent = len(network.transformer.blocks), network.latent_frames
             trials = [trials_of(*pair, i, *extent) for i, pair in enumerate(pairs[: scale.pairs])]
-            chunks = [[trial for of_pair in group for trial in of_pair] for group in evenly(trials, PAIRS_A_CHUNK)]
+            groups = evenly(trials, min(PAIRS_A_CHUNK, network.settings.batch))
+            chunks = [[trial for of_pair in group for trial in of_pair] for group in groups]
             found.append(Sweep(task, network, chunks, network.schedule(), answered))
         return found
 
