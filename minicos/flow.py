@@ -77,6 +77,19 @@ def estimate_x0(latents: Tensor, velocity: Tensor, sigma: Tensor | float) -> Ten
     return latents - sigma * velocity
 
 
+def expected_x0(latents: Tensor, answers: Tensor, sigma: Tensor) -> Tensor:
+    """The mean of the clean latents that may have led to `latents`, where those are one of a few, all as likely: what
+    the best x0_hat is.
+
+    latents: (batch, ...); answers: (batch, answers, ...); sigma: (batch,), over 0.
+    """
+    # E[x0 | x_sigma] = sum_k w_k x0_k,   w_k ~ exp(-|x_sigma - (1 - sigma) x0_k|^2 / (2 sigma^2))
+    level = sigma.view(-1, 1, *[1] * (latents.ndim - 1))
+    distance = (latents[:, None] - (1 - level) * answers).square().flatten(2).sum(2)
+    weights = (-distance / (2 * sigma[:, None] ** 2)).softmax(1)
+    return (weights.view(*weights.shape, *[1] * (latents.ndim - 1)) * answers).sum(1)
+
+
 def euler_step(latents: Tensor, velocity: Tensor, step: Step) -> Tensor:
     """One deterministic Euler step."""
     # x_{sigma'} = x_sigma + (sigma' - sigma) v

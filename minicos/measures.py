@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating]
 Values = TypeVar("Values", Floats, "Tensor")
 
+GROUPS = 16  # of a jackknife
 CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
 
 
@@ -50,6 +51,23 @@ def mean_interval(values: Floats) -> tuple[float, float]:
         return max(value - unseen, -limit), min(value + unseen, limit)
     result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def jackknife_interval(statistic: Callable[[NDArray[np.int_]], float], rows: int) -> tuple[float, float]:
+    """95 % interval of what is no mean over rows (puzzles), from the numbers of the rows that it is computed of.
+
+    The delete-a-group jackknife, with at most GROUPS random groups and a t distribution; seeded. A bootstrap would not
+    do: in CKA a row that is drawn twice is like itself.
+    """
+    from scipy.stats import t
+
+    everyone = np.arange(rows)
+    groups = np.array_split(np.random.default_rng(0).permutation(rows), min(GROUPS, rows))
+    values = np.array([statistic(np.setdiff1d(everyone, group)) for group in groups])
+    count = len(groups)
+    half = t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum())
+    value = statistic(everyone)
+    return float(value - half), float(value + half)
 
 
 def paired_interval(one: Floats, other: Floats) -> tuple[float, float]:

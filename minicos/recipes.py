@@ -18,6 +18,8 @@ class Recipe:
     """How a preset is trained. tokens: of one batch, whatever its puzzles' size.
 
     Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
+    blended: share of the puzzles with two right answers whose video lies between both, where noise is high: a few steps
+    come to such videos, before the noise has chosen.
     history: share of the batches in which the first frames are clean, as in a rollout, and only the others learned.
     validate: (task, size) whose solved rate is logged every `validate_every` steps.
     """
@@ -33,6 +35,7 @@ class Recipe:
     ema: float = 0.99
     shift: float = 3.0
     prompt_dropout: float = 0.1
+    blended: float = 0.0
     history: float = 0.0
     validate_every: int = 500
     save_every: int = 100
@@ -95,6 +98,7 @@ RECIPES = {
         ),
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
         validate_every=1000,
+        blended=0.5,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
     ),
     "micro-occlusion": Recipe(

@@ -12,6 +12,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -37,11 +38,14 @@ from minicos.files import prepare_folder
 from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
-from minicos.tasks import get_task, vocabulary
+from minicos.tasks import Puzzle, get_task, task_of, vocabulary
 
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
 RESUME_FILE = "last.ckpt"
 WORKERS = 8  # processes that make puzzles for a GPU
+BLENDED_FROM = 0.8  # sigma: below, the noise has chosen one of two right answers
+LEAST_SIGMA = 1e-3  # to divide by; there only one answer is likely
+UNEVEN = 0.2  # standard deviation over frames of how far a blended video is on its way
 
 
 def build(name: str, seed: int, recipe: Recipe | None = None) -> Reasoner:
@@ -74,7 +78,8 @@ def preset_of(name: str) -> Preset:
 class Batches(IterableDataset):
     """Batches number `start`, start + 1, ... for puzzles of one size.
 
-    Each is {"video", "prompts", "sigma" (batch,), "noise", "history": the number of clean first frames}.
+    Each is {"video", "prompts", "sigma" (batch,), "noise", "history": the number of clean first frames}; where videos
+    are blended, also "answers", the videos of the right answers, (batch, 2, ...).
     """
 
     def __init__(self, recipe: Recipe, frames: int, seed: int, start: int, rank: int, world: int) -> None:
@@ -104,13 +109,23 @@ class Batches(IterableDataset):
         generator = torch.Generator().manual_seed(rng.getrandbits(63) ^ self.rank)
         sigma = flow.shift_sigma(torch.rand(count, generator=generator), self.recipe.shift)
         history = rng.randrange(1, self.frames) if rng.random() < self.recipe.history else 0
-        return {
-            "video": video,
-            "prompts": prompts,
-            "sigma": sigma,
-            "noise": torch.randn(video.shape, generator=generator),
-            "history": history,
-        }
+        noise = torch.randn(video.shape, generator=generator)
+        found = {"video": video, "prompts": prompts, "sigma": sigma, "noise": noise, "history": history}
+        # Clean first frames have chosen an answer.
+        if self.recipe.blended and not history and all(len(task.answers(puzzle)) == 2 for puzzle in puzzles):
+            found |= self._blended(puzzles, video, sigma, generator)
+        return found
+
+    def _blended(self, puzzles: list[Puzzle], video: Tensor, sigma: Tensor, generator: torch.Generator) -> dict:
+        """Some of the videos on their way to the other right answer, not all of their frames equally far."""
+        task = task_of(puzzles[0])
+        others = [task.render(replace(puzzle, shown=1 - puzzle.shown), self.frames) for puzzle in puzzles]
+        other = to_latent_range(np.stack(others))
+        share = torch.rand(len(puzzles), 1, generator=generator)
+        share = share + UNEVEN * torch.randn(len(puzzles), self.frames, generator=generator)
+        chosen = (torch.rand(len(puzzles), generator=generator) < self.recipe.blended) & (sigma > BLENDED_FROM)
+        share = (share.clamp(0, 1) * chosen[:, None]).view(len(puzzles), 1, -1, 1, 1)
+        return {"video": video + share * (other - video), "answers": torch.stack([video, other], dim=1)}
 
 
 class PuzzleData(L.LightningDataModule):
@@ -179,7 +194,12 @@ class FlowMatching(L.LightningModule):
         per_frame = sigma.view(len(sigma), 1, -1, 1, 1)
         latents = flow.interpolate(video, noise, per_frame)
         velocity = self.reasoner.velocity(latents, sigma * flow.TIMESTEPS, condition, "cond")
-        errors = (velocity - flow.target_velocity(video, noise)).square()
+        target = flow.target_velocity(video, noise)
+        if "answers" in batch:  # a video that is as right as another is not to be guessed: the target is their mean
+            level = sigma.clamp(min=LEAST_SIGMA)
+            missed = video - flow.expected_x0(latents, batch["answers"], level)
+            target = target + missed / level.view(per_frame.shape)
+        errors = (velocity - target).square()
         return errors[:, :, history:].flatten(1).mean(1)
 
     def _log_losses(self, losses: Tensor, sigma: Tensor) -> None:

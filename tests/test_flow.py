@@ -19,6 +19,15 @@ def test_the_true_velocity_gives_back_the_clean_video(sigma, seed):
     assert torch.allclose(flow.estimate_x0(latents, flow.target_velocity(x0, noise), sigma), x0)
 
 
+@given(st.floats(0.05, 1.0), st.floats(-2, 2))
+def test_between_two_right_answers_the_best_guess_is_bayes(sigma, value):
+    """Of 1 and -1, seen through noise: tanh((1 - sigma) x / sigma^2); of one alone, that one."""
+    latents, level = torch.tensor([[value]], dtype=torch.float64), torch.tensor([sigma], dtype=torch.float64)
+    answers = torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64)
+    assert torch.allclose(flow.expected_x0(latents, answers, level), torch.tanh((1 - sigma) * latents / sigma**2))
+    assert torch.equal(flow.expected_x0(latents, answers[:, 1:], level), answers[:, 1])
+
+
 @given(st.integers(1, 60), st.floats(0.2, 10), seeds)
 def test_euler_with_the_true_velocity_arrives_at_the_clean_video(steps, shift, seed):
     x0, noise = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

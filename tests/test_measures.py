@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from minicos.errors import MinicosError
 from minicos.measures import (
@@ -19,6 +20,7 @@ from minicos.measures import (
     commitment_interval,
     ends,
     entropy_bits,
+    jackknife_interval,
     mean_interval,
     order_known,
     paired_interval,
@@ -195,6 +197,28 @@ def test_debiased_hsic_is_the_mean_over_distinct_rows():
     k, l = (_gram(rng.normal(size=(7, 3)), True) for _ in range(2))  # noqa: E741
     terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in permutations(range(7), 4)]
     assert _hsic_debiased(k, l) == pytest.approx(np.mean(terms))
+
+
+def test_a_jackknife_of_a_mean_is_its_t_interval():
+    values = np.random.default_rng(0).normal(size=12)
+    low, high = jackknife_interval(lambda rows: values[rows].mean(), 12)  # a row a group
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 11, values.mean(), stats.sem(values)))
+
+
+def test_the_interval_of_a_cka_holds_what_many_rows_say():
+    rng = np.random.default_rng(0)
+
+    def features(rows):
+        shared = rng.normal(size=(rows, 4))
+        return tuple(np.hstack([shared, rng.normal(size=(rows, 4))]) for _ in range(2))
+
+    one, other = features(2000)
+    truth, held = cka(one, other), 0
+    for _ in range(60):
+        one, other = features(64)
+        low, high = jackknife_interval(lambda rows, one=one, other=other: cka(one[rows], other[rows]), 64)
+        held += low <= truth <= high
+    assert 50 <= held <= 60  # 57 are expected of 95 %
 
 
 def test_cka_of_too_few_or_unequal_rows_is_refused():

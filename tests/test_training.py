@@ -171,6 +171,49 @@ def test_clean_first_frames_are_given_and_not_learned():
     assert all(not torch.allclose(loss(frame), plain) for frame in range(3, 7))
 
 
+def open_batches(blended):
+    stages = (Stage(1.0, {("rotation-open", 90): 1, ("rotation", 90): 1}),)
+    recipe = replace(RECIPES["micro-rotation"], tokens=30_000, stages=stages, blended=blended)
+    return recipe, [Batches(recipe, 7, 0, 0, 0, 1).batch(number) for number in range(4)]
+
+
+def test_videos_between_two_right_answers_come_at_high_noise_only():
+    recipe, batches = open_batches(0.5)
+    several = [batch for batch in batches if "answers" in batch]
+    assert 0 < len(several) < len(batches)
+    for plain, batch in zip(open_batches(0.0)[1], batches, strict=True):
+        assert all(torch.equal(plain[key], batch[key]) for key in ("sigma", "noise"))
+        changed = (plain["video"] != batch["video"]).flatten(1).any(1)
+        if "answers" not in batch:
+            assert not changed.any()
+            continue
+        one, other = batch["answers"].unbind(1)
+        assert torch.equal(one, plain["video"])
+        assert torch.equal(one[:, :, 0], other[:, :, 0])
+        assert torch.equal(batch["video"][:, :, 0], one[:, :, 0])
+        low, high = torch.minimum(one, other), torch.maximum(one, other)
+        assert ((batch["video"] >= low - 1e-6) & (batch["video"] <= high + 1e-6)).all()
+        assert (batch["sigma"][changed] > 0.8).all()
+        noisy = batch["sigma"] > 0.8
+        assert 0.25 < changed[noisy].double().mean() < 0.75
+        assert recipe.blended == 0.5
+
+
+def test_of_two_right_answers_the_mean_is_learned_where_noise_hides_which():
+    """The best guess is the same as without; what falls is what no guess could know."""
+    recipe, batches = open_batches(1e-9)  # answers are told, videos are as they were
+    batch = next(batch for batch in batches if "answers" in batch)
+    module = FlowMatching(build("micro-rotation", 0, recipe), recipe)  # predicts nothing yet
+    told = module.losses(batch).detach()
+    plain = module.losses({key: value for key, value in batch.items() if key != "answers"}).detach()
+    certain = batch["sigma"] < 0.5
+    assert certain.any()
+    assert torch.equal(told[certain], plain[certain])
+    noise = batch | {"sigma": torch.full_like(batch["sigma"], 0.999)}
+    mean = batch["answers"].mean(1) - batch["noise"]
+    assert torch.allclose(module.losses(noise).detach(), mean.square().flatten(1).mean(1), rtol=0.02)
+
+
 def test_no_test_puzzle_in_training():
     from minicos.tasks import get_task
     from minicos.tasks.base import split_of

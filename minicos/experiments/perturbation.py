@@ -30,7 +30,7 @@ from minicos.experiments.base import (
     tasks_of,
 )
 from minicos.interventions import Noise, Places, Renoise, noise_at_frame, noise_at_step
-from minicos.measures import cka, mean_interval
+from minicos.measures import cka, jackknife_interval, mean_interval
 from minicos.model import Reasoner
 from minicos.runs import Batch, Intervention, Run
 from minicos.sampling import Recorder, Trajectory
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 TASKS = ("maze", "rotation-open")
 STEPS = 6  # of the schedule, evenly spread
+LEAST_ROWS = 8  # of a CKA and its jackknife
 CENTRES = 2  # of these: those in the middle, around which one frame is noised at as many steps as there are frames
 FRAMES, COUNTS = 8, 3  # at most: which frames are noised throughout, and how many in the curve of equal damage
 FEATURES = 64  # per step, random projections of x0_hat
@@ -77,7 +78,7 @@ class Perturbation(Experiment):
     picture = (
         "Right answers after noise, for each task: against the step that was noised or re-noised, against the "
         "frame that was noised, and against the number of erased frame-steps; and how unlike the undisturbed runs "
-        "x0_hat is from the disturbed step on, beside another seed (no intervals there)."
+        "x0_hat is from the disturbed step on, beside another seed."
     )
     criterion = (
         f"Noise at a step (not 0) costs over {100 * RAW:g} points of right answers more than noise at a frame (not the "
@@ -109,8 +110,9 @@ class Perturbation(Experiment):
             clean, seed = (next(x for key, x in of.items() if key[0] == family) for family in ("clean", "another seed"))
             for key, values in of.items():
                 here = (summary[by] == list(key)).all(axis=1)
-                summary.loc[here, "dissimilarity"] = dissimilarity(values, clean, key[-1])
-                summary.loc[here, "of_another_seed"] = dissimilarity(seed, clean, key[-1])
+                for column, other in (("dissimilarity", values), ("of_another_seed", seed)):
+                    found = dissimilarity(other, clean, key[-1])
+                    summary.loc[here, [column, f"{column}_low", f"{column}_high"]] = found
             parts += [summary, contrasts(table)]
         return pd.concat(parts, ignore_index=True)
 
@@ -150,12 +152,17 @@ def _dissimilarities(axis: Axes, of_task: pd.DataFrame) -> None:
     for family in PANELS["denoising step"]:
         rows = of_task[of_task["family"] == family].sort_values("at")
         colour, mark = STYLES[family]
-        axis.plot(rows["at"], rows["dissimilarity"], marker=mark, color=colour, label=family)
+        _with_bars(axis, rows, "dissimilarity", {"marker": mark, "color": colour, "label": family})
     rows = of_task[of_task["family"] == "noise at step"].sort_values("at")
-    axis.plot(rows["at"], rows["of_another_seed"], linestyle=":", color="#56606B", label="another seed")
+    _with_bars(axis, rows, "of_another_seed", {"linestyle": ":", "color": "#56606B", "label": "another seed"})
     axis.set(xlabel="denoising step", ylabel="x0_hat from there on: 1 - CKA")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=6)
+
+
+def _with_bars(axis: Axes, rows: pd.DataFrame, column: str, style: dict[str, object]) -> None:
+    errors = rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0).abs().T.to_numpy()
+    axis.errorbar(rows["at"], rows[column], errors, capsize=2, **style)
 
 
 def trials_of(puzzle: Puzzle, index: int, steps: int, frames: int) -> list[Trial]:
@@ -235,14 +242,18 @@ def stacked(trajectory: Trajectory) -> dict[str, NDArray]:
     return {"x0_hat": torch.stack(list(trajectory.recorded("x0_hat").values()), 1).numpy()}
 
 
-def dissimilarity(features: NDArray, clean: NDArray, first: int) -> float:
-    """1 - debiased CKA to the undisturbed runs over puzzles, mean over the steps from `first` on.
+def dissimilarity(features: NDArray, clean: NDArray, first: int) -> tuple[float, float, float]:
+    """1 - debiased CKA to the undisturbed runs over puzzles, mean over the steps from `first` on; with its interval.
 
     features, clean: (puzzles, steps, FEATURES).
     """
-    if len(clean) < 4:
-        return float("nan")
-    return float(np.mean([1 - cka(features[:, s], clean[:, s]) for s in range(first, clean.shape[1])]))
+
+    def of(rows: NDArray) -> float:
+        return float(np.mean([1 - cka(features[rows, s], clean[rows, s]) for s in range(first, clean.shape[1])]))
+
+    if len(clean) < LEAST_ROWS:
+        return (float("nan"),) * 3
+    return of(np.arange(len(clean))), *jackknife_interval(of, len(clean))
 
 
 def contrasts(table: pd.DataFrame) -> pd.DataFrame:
