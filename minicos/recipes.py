@@ -84,7 +84,7 @@ RECIPES = {
         validate_every=1000,
     ),
     "micro-rotation": Recipe(
-        steps=15_000,
+        steps=9500,
         tokens=4000,
         cooldown=0.6,
         stages=(
