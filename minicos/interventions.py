@@ -257,18 +257,22 @@ def sources(donor: Run, rows: list[int], batch: Batch) -> list[int]:
 
 @dataclass(frozen=True)
 class NoiseHidden(Intervention):
-    """Replace the output of one block by noise, each token with the norm that it had: what any swap would break."""
+    """Replace the output of one block by noise, each token with the norm that it had: what any swap would break.
+
+    branch: of guidance; both where None.
+    """
 
     block: int
     steps: Some = (0,)
     tokens: Tokens = Tokens()
+    branch: Branch | None = None
 
     def indices(self) -> dict[str, Some]:
         return {"step": self.steps, "block": (self.block,), "frame": self.tokens.frames}
 
     def acts(self, at: Address) -> bool:
         here = at.site == "block" and at.block == self.block and _among(at.step.index, self.steps)
-        return here and self.tokens.frames != ()
+        return here and self.tokens.frames != () and self.branch in (None, at.branch)
 
     def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
         noise = batch.noise(rows, tuple(value.shape[1:]), at.step.index, f"hidden {at.branch} {self.block}").to(value)
@@ -283,6 +287,7 @@ class Average(Intervention):
     The paper's ensemble is site "block", blocks 20 to 29 of 40, steps (0,), 3 seeds. Its controls are the other sites.
     Each run keeps its own latents unless the site is "latents". matched: scale the mean to the mean norm of what it was
     made of (hidden states: of each token; otherwise of each video); for initial noise that is about sqrt(seeds).
+    branch: of guidance, for hidden states; both where None.
     """
 
     seeds: tuple[int, ...]
@@ -290,6 +295,7 @@ class Average(Intervention):
     blocks: Some = None
     steps: Some = (0,)
     matched: bool = False
+    branch: Branch | None = None
 
     def indices(self) -> dict[str, Some]:
         return {"step": self.steps, "block": self.blocks}
@@ -299,7 +305,7 @@ class Average(Intervention):
 
     def acts(self, at: Address) -> bool:
         here = at.site == self.site and _among(at.step.index, self.steps)
-        return here and (self.site != "block" or _among(at.block, self.blocks))
+        return here and (self.site != "block" or (_among(at.block, self.blocks) and self.branch in (None, at.branch)))
 
     def change(self, value: Tensor, rows: list[int], batch: Batch, at: Address) -> Tensor:
         return torch.stack([self._mean(value[self._peers(batch.runs[row], batch)]) for row in rows])

@@ -288,6 +288,17 @@ def test_an_ensemble_gives_its_members_one_hidden_state_and_keeps_their_latents(
     assert torch.allclose(block_1[0], block_1[3:].mean(0), atol=1e-4)
 
 
+@pytest.mark.parametrize("what", [NoiseHidden(1), Average((0, 1), blocks=(1,)), SwapHidden(Run(mazes(2)[1]), 1)])
+def test_what_is_done_to_hidden_states_can_be_done_in_one_branch(tiny_wan, what):
+    undisturbed, both, *one = (
+        run_all(tiny_wan, Run(mazes(1)[0], 0, done))
+        for done in ((), (what,), (replace(what, branch="cond"),), (replace(what, branch="uncond"),))
+    )
+    hidden = [{b: run.recorded("block", b, 1)[0] for b in ("cond", "uncond")} for run in (undisturbed, both, *one)]
+    changed = [{b: not torch.allclose(here[b], hidden[0][b], atol=1e-4) for b in here} for here in hidden[1:]]
+    assert changed == [{"cond": c, "uncond": u} for c, u in ((True, True), (True, False), (False, True))]
+
+
 def test_averaged_noise_has_unit_variance_when_matched(reasoner):
     seeds = tuple(range(9))
     for matched, expected in ((False, 1 / 3), (True, 1.0)):
