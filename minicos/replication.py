@@ -77,10 +77,8 @@ def finding_of(experiment: Experiment, result: Result | str) -> Finding:
 
 def facts_of(reasoner: Reasoner, scale: Scale, command: str) -> dict:
     """What was run on what."""
-    weights = {
-        network.settings.name: describe_weights(network)["sha256"]
-        for network in {reasoner.for_task(task) for task in reasoner.tasks()} or {reasoner}
-    }
+    networks = dict.fromkeys(reasoner.for_task(task) for task in reasoner.tasks()) or [reasoner]
+    weights = {network.settings.name: describe_weights(network)["sha256"] for network in networks}
     return {
         "model": reasoner.settings.name,
         "scale": scale.name,
