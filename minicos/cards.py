@@ -94,14 +94,21 @@ def _commit() -> str:
 def describe_weights(reasoner: Reasoner) -> dict:
     """Parameters, bytes on disk and SHA-256 of the learned parts of a checkpoint."""
     files = sorted(
-        path for part in ("transformer", "text_encoder") for path in (reasoner.folder / part).glob("*.safetensors")
+        path
+        for part in ("transformer", "transformer_2", "text_encoder")
+        for path in (reasoner.folder / part).glob("*.safetensors")
     )
-    modules = [reasoner.transformer, reasoner.text_encoder]
+    modules = [module for module in (reasoner.transformer, reasoner.transformer_2, reasoner.text_encoder) if module]
     return {
         "parameters": sum(p.numel() for module in modules for p in module.parameters()),
         "bytes": sum(path.stat().st_size for path in files),
-        "sha256": {str(p.relative_to(reasoner.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+        "sha256": {str(path.relative_to(reasoner.folder)): _digest(path) for path in files},
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:  # a piece at a time: a shard of a full model is gigabytes
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_digest(reasoner: Reasoner) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos import __version__
-from minicos.errors import MinicosError, out_of_memory
+from minicos.errors import MinicosError, memory_advice, out_of_memory
 
 if TYPE_CHECKING:
     from lightning import Fabric
@@ -32,11 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [""])[0]
-        advice = (
-            "close other programs, or take a machine with more of it; of a model with a minicos.json, lower `batch`"
-        )
-        print(f"minicos: out of memory: {advice}. {reason}", file=sys.stderr)
+        print(f"minicos: {memory_advice(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -295,13 +291,16 @@ def _doctor(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from minicos.full import download, full_models, merge_lora
 
+    for lora in (options.high, options.low):  # before a hundred gigabytes are fetched
+        if not lora.is_file():
+            raise MinicosError(f"{lora} is no file: give VBVR's LoRA of that expert")
     folder = download(options.folder) if options.folder in full_models() else Path(options.folder)
     merge_lora(folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
     print(f"merged: {options.out}; next: minicos plan --model {options.out} --cases 20")
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from minicos.experiments.ensemble import paper_average
+    from minicos.experiments.ensemble import SEEDS, paper_average
     from minicos.files import prepare_folder
     from minicos.interventions import noise_at_frame, noise_at_step
     from minicos.model import load
@@ -317,12 +316,15 @@ def _bench(options: argparse.Namespace) -> None:
     elif options.noise_at_frame is not None:
         done = (noise_at_frame(options.noise_at_frame),)
     elif options.ensemble:
+        if options.seed not in SEEDS:
+            seeds = ", ".join(map(str, SEEDS))
+            raise MinicosError(f"--seed {options.seed}: an ensemble averages the seeds {seeds}, give one of them")
         done = (paper_average(len(reasoner.transformer.blocks)),)
     run_bench(reasoner, options.data, options.out, options.cases, options.seed, done, fabric)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from minicos.errors import NotTrained
+    from minicos.errors import CannotRun
     from minicos.experiments import EXPERIMENTS, get_experiment
     from minicos.experiments.base import scale_of
     from minicos.model import load
@@ -333,7 +335,7 @@ def _plan(options: argparse.Namespace) -> None:
     for experiment in [get_experiment(name) for name in options.names or EXPERIMENTS]:
         try:
             plans.append((experiment.name, plan(experiment.sweeps(reasoner, scale))))
-        except NotTrained as error:
+        except CannotRun as error:
             if options.names:
                 raise
             print(f"{experiment.name} is left out: {error}")

@@ -193,10 +193,18 @@ def obstacles_of(here: Machine, processes: int = 1) -> list[str]:
 
 
 def no_room(here: Machine, model: FullModel) -> str:
-    """Why a full model cannot be downloaded; "" where it can."""
-    if here.disk_gb >= model.download_gb:
+    """Why what is not yet there of a full model cannot be downloaded; "" where it can."""
+    missing = model.download_gb - fetched_gb(model)
+    if here.disk_gb >= missing:
         return ""
-    return f"it needs {model.download_gb:.0f} GB of disk, {here.disk_gb:.0f} are free at {cache()}"
+    return f"it needs {missing:.0f} GB of disk, {here.disk_gb:.0f} are free at {cache()}"
+
+
+def fetched_gb(model: FullModel) -> float:
+    """What an interrupted download has left in the Hub's cache."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return _gigabytes(cache() / repo_folder_name(repo_id=model.repository, repo_type="model") / "blobs")
 
 
 def diagnosis(here: Machine, shipped: Sequence[str]) -> str:
@@ -247,9 +255,13 @@ def merge_lora(folder: Path, loras: dict[str, Path], out: Path) -> None:
         settings = parse_settings(json.loads((folder / SETTINGS_FILE).read_text()))
     dtype = getattr(torch, settings.dtype)
     copied = [source for source in folder.iterdir() if source.name not in loras]
+    elements = {part: sum(weight.numel() for weight in _outline(folder / part).parameters()) for part in loras}
+    memory = max(elements.values(), default=0) * torch.float32.itemsize
+    if host_memory() < memory:
+        there = f"there are {host_memory() / GB:.3g}"
+        raise MinicosError(f"merging in float32 takes {memory / GB:.3g} GB of host memory, {there}")
     prepare_folder(out)
-    merged = sum(weight.numel() for part in loras for weight in _outline(folder / part).parameters())
-    needed = merged * dtype.itemsize / GB + sum(map(_gigabytes, copied))
+    needed = sum(elements.values()) * dtype.itemsize / GB + sum(map(_gigabytes, copied))
     free = shutil.disk_usage(out).free / GB
     if free < needed:
         raise MinicosError(f"{out} has room for {free:.3g} GB, the merged model takes {needed:.3g}: give another --out")

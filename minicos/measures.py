@@ -40,11 +40,13 @@ def mean_interval(values: Floats) -> tuple[float, float]:
 
     Where no row differs from another, every resample is the same, and a bootstrap would claim certainty. Then the rule
     of three: what n rows have not shown, a difference of one, may still happen in 1 - 0.05^(1/n) of all; cut off at -1
-    and 1 for values that lie between.
+    and 1 for values that lie between. nan where a row has not been measured.
     """
     from scipy.stats import bootstrap
 
     values = np.asarray(values, float)
+    if np.isnan(values).any():
+        return float("nan"), float("nan")
     if np.ptp(values) == 0:
         value, unseen = float(values[0]), 1 - 0.05 ** (1 / len(values))
         limit = 1.0 if abs(value) <= 1 else np.inf

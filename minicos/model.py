@@ -110,6 +110,7 @@ class Reasoner:
         self.device = torch.device("cpu")
         self._vae_in_use = Lock()  # Wan's VAE keeps what it has seen of a video in itself
         self.one_at_a_time = False
+        self.processes = 1  # of this machine that hold it, each for itself
         self._at_work: list[nn.Module] = []  # the part that is on the device then; copies, which share it, too
         self._texts: dict[str, Tensor] = {}  # prompt to what the text encoder says of it, in host memory
         self.settings = settings
@@ -411,6 +412,7 @@ def load(name: str | Path | None = None, processes: int = 1) -> Reasoner:
     if settings.causal:
         make_frame_causal(parts["transformer"])
     reasoner = Reasoner(settings, **parts, folder=folder)
+    reasoner.processes = processes
     if not torch.cuda.is_available():
         return reasoner
     weights = sum(

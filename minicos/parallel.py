@@ -11,12 +11,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from threading import local
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from minicos.errors import MinicosError
+from minicos.errors import MinicosError, memory_advice, out_of_memory
 from minicos.model import Reasoner
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def each(
 
 
 def each_process(fabric: Fabric | None, work: Callable[[], Result]) -> Result:
-    """What every process does for itself, at the same time. After a MinicosError in one of them all end: the first one
-    with its words, the others without, and without an exit code, at which Lightning would kill the first.
+    """What every process does for itself, at the same time. Where one is refused, or has no memory left, the others do
+    what is theirs, and then all end: the first one with the words of a MinicosError, the others without any, and
+    without an exit code, at which Lightning would kill the first.
     """
     if fabric is None or fabric.world_size == 1:
         return work()
@@ -74,8 +76,17 @@ def each_process(fabric: Fabric | None, work: Callable[[], Result]) -> Result:
         done = work()
     except MinicosError as error:
         refused = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        refused = memory_advice(error)
     of_all: list[str | None] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(of_all, refused)
+    try:
+        torch.distributed.all_gather_object(of_all, refused)
+    except RuntimeError as error:  # a connection that broke
+        raise MinicosError(
+            "another process ended before its work was done, and says why above: see to it and run the same again"
+        ) from error
     refusals = [one for one in of_all if one is not None]
     if refusals:
         raise MinicosError(refusals[0]) if fabric.global_rank == 0 else SystemExit(0)
@@ -87,21 +98,17 @@ def first_process(fabric: Fabric | None, work: Callable[[], object]) -> None:
     each_process(fabric, work if fabric is None or fabric.global_rank == 0 else lambda: None)
 
 
-def wait_for_all(fabric: Fabric | None) -> None:
-    """Until every process has come here. Raises MinicosError where one has ended before."""
-    if fabric is None:
-        return
-    try:
-        fabric.barrier()
-    except RuntimeError as error:  # a connection that broke
-        raise MinicosError(
-            "another process ended before its work was done, and says why above: see to it and run the same again"
-        ) from error
-
-
 def host_memory() -> int:
-    """Bytes that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes that this machine has, or that its control group (of a container, or a job) leaves to this process."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        (group,) = (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        place = Path("/sys/fs/cgroup") / group.lstrip("/")
+        files = [folder / "memory.max" for folder in (place, *place.parents[:-3])]
+        limits += [int(text) for file in files if file.exists() and (text := file.read_text().strip()).isdigit()]
+    except (OSError, ValueError):  # no such groups here
+        pass
+    return min(limits)
 
 
 def keep_freed_memory() -> None:

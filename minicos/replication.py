@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from minicos.cards import describe_weights, provenance
-from minicos.errors import NotTrained
+from minicos.errors import CannotRun
 from minicos.experiments import EXPERIMENTS
 from minicos.experiments.base import Experiment, Scale
 from minicos.experiments.running import PNG_FILE, Result, run_experiment
@@ -50,7 +50,7 @@ def replicate(reasoner: Reasoner, out: Path, scale: Scale, command: str, fabric:
     for name, experiment in EXPERIMENTS.items():
         try:
             result = run_experiment(experiment, reasoner, out / name, scale, fabric)
-        except NotTrained as error:
+        except CannotRun as error:
             found.append(finding_of(experiment, str(error)))
             continue
         if result:

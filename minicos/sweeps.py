@@ -32,7 +32,7 @@ from minicos.errors import MinicosError
 from minicos.files import claim, prepare_folder, replace_file
 from minicos.flow import Step
 from minicos.model import Reasoner
-from minicos.parallel import each, first_process, wait_for_all
+from minicos.parallel import each, each_process, first_process
 from minicos.runs import Run, company
 from minicos.sampling import Denoising, Recorder, Trajectory, rollout_runs
 from minicos.sharing import Sharing
@@ -119,9 +119,12 @@ def run_sweeps(
     """The same for several, each in its folder: processes wait for each other once, when all are done."""
     rank = fabric.global_rank if fabric else 0
     first_process(fabric, lambda: _claim(sweeps))
-    for (folder, sweep), share in zip(sweeps.items(), shares_of(list(sweeps.values()), fabric), strict=True):
-        _compute(sweep, folder, share, rank, advance)
-    wait_for_all(fabric)
+
+    def compute() -> None:
+        for (folder, sweep), share in zip(sweeps.items(), shares_of(list(sweeps.values()), fabric), strict=True):
+            _compute(sweep, folder, share, rank, advance)
+
+    each_process(fabric, compute)
     return [_merged(folder, sweep, write=rank == 0) for folder, sweep in sweeps.items()]
 
 
@@ -147,7 +150,7 @@ def _compute(
     missing = []
     for number, chunk in share:
         if _is_done(sweep, folder, number):
-            _aside_file(folder, number).unlink(missing_ok=True)
+            _clear_asides(folder, number)
             advance(len(chunk))
         else:
             missing.append((number, chunk))
@@ -212,18 +215,19 @@ def _run_chunk(
 ) -> None:
     """As far as step `until`: its rows are written when that is the end, else what it has come to is put aside."""
     number, chunk = numbered
-    path, aside = _chunk_file(folder, number), _aside_file(folder, number)
-    runs, schedule = [trial.run for trial in chunk], sweep.schedule
+    path, runs, schedule = _chunk_file(folder, number), [trial.run for trial in chunk], sweep.schedule
+    aside = _aside_file(folder, number, until)
     if until < len(schedule) and aside.exists():
         return
     if sweep.frame_by_frame:
         trajectory = rollout_runs(reasoner, runs, schedule=schedule)
     else:
-        denoising = _taken_up(reasoner, runs, sweep, aside)
+        denoising = _taken_up(reasoner, runs, sweep, _asides(folder, number))
         while denoising.done < until:
             denoising.advance()
         if until < len(schedule):
             _put_aside(denoising, aside)
+            _clear_asides(folder, number, but=aside)
             return
         trajectory = denoising.trajectory()
     measured = sweep.measure(trajectory)
@@ -236,17 +240,17 @@ def _run_chunk(
     replace_file(
         path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan").encode()
     )
-    aside.unlink(missing_ok=True)
+    _clear_asides(folder, number)
 
 
-def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, aside: Path) -> Denoising:
-    """The denoising of a chunk, from where it was put aside, if it was."""
+def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, asides: list[Path]) -> Denoising:
+    """The denoising of a chunk, from where it was put aside last, if it was."""
     denoising = Denoising(reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders)
-    if aside.exists():
+    if asides:
         try:
-            done = torch.load(aside, weights_only=True)
+            done = torch.load(asides[-1], weights_only=True)
         except Exception as error:  # whatever torch raises on a damaged file becomes one line
-            raise _damaged(aside, error) from error
+            raise _damaged(asides[-1], error) from error
         denoising.go_on_from(done)
     return denoising
 
@@ -264,6 +268,8 @@ def _claim(sweeps: dict[Path, Sweep]) -> None:
         if sweep.reasoner not in digests:
             digests[sweep.reasoner] = weights_digest(sweep.reasoner)
         chunks = prepare_folder(folder / "chunks")
+        for draft in chunks.glob("*.draft"):  # of a run that was killed while it wrote
+            draft.unlink(missing_ok=True)
         fingerprint = sweep.fingerprint(digests[sweep.reasoner])
         mine = {"name": sweep.name, "chunks": len(sweep.chunks), "fingerprint": fingerprint}
         claim(folder / SWEEP_FILE, mine, "sweep", used=any(chunks.iterdir()))
@@ -277,8 +283,19 @@ def _features_file(folder: Path, number: int) -> Path:
     return _chunk_file(folder, number).with_suffix(".npz")
 
 
-def _aside_file(folder: Path, number: int) -> Path:
-    return folder / "chunks" / f"{number:06d}.aside"
+def _aside_file(folder: Path, number: int, step: int) -> Path:
+    return folder / "chunks" / f"{number:06d}-{step:04d}.aside"
+
+
+def _asides(folder: Path, number: int) -> list[Path]:
+    """What was put aside of a chunk, the latest last: one, but for a moment."""
+    return sorted((folder / "chunks").glob(f"{number:06d}-*.aside"))
+
+
+def _clear_asides(folder: Path, number: int, but: Path | None = None) -> None:
+    for aside in _asides(folder, number):
+        if aside != but:
+            aside.unlink(missing_ok=True)
 
 
 def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:

@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from copy import copy
 
 import torch
+from torch import nn
 
 from minicos.causal import make_frame_causal
+from minicos.errors import CannotRun
 from minicos.model import Reasoner
+from minicos.parallel import host_memory
 
 
 def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
-    """The same network before it has learned anything: new random weights in its blocks, for baselines."""
+    """The same network before it has learned anything: new random weights in its blocks, for baselines.
+
+    Raises CannotRun where a full model waits in host memory, and there is no room there for another.
+    """
+    if reasoner.one_at_a_time:
+        _check_room_for_another(reasoner)
     fresh, device = copy(reasoner), "cpu" if reasoner.one_at_a_time else reasoner.device
     with torch.random.fork_rng(), default_dtype(getattr(torch, reasoner.settings.dtype)):
         torch.manual_seed(seed)
@@ -25,6 +33,20 @@ def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
                     new.data = new.data.to(old.dtype)  # one by one: some parts of a model in bf16 stay in float32
                 setattr(fresh, part, random.to(device))
     return frame_causal(fresh) if reasoner.settings.causal else fresh
+
+
+def _check_room_for_another(reasoner: Reasoner) -> None:
+    def held(*parts: nn.Module | None) -> int:
+        return sum(tensor.nbytes for part in parts if part is not None for tensor in part.state_dict().values())
+
+    experts = held(reasoner.transformer, reasoner.transformer_2)
+    needed = reasoner.processes * (2 * experts + held(reasoner.text_encoder))
+    if host_memory() < needed:
+        each = f" for {reasoner.processes} processes" if reasoner.processes > 1 else ""
+        raise CannotRun(
+            f"an untrained network beside {reasoner.settings.name} takes {needed / 1e9:.3g} GB of host memory{each}, "
+            f"there are {host_memory() / 1e9:.3g}: fewer --devices, or another machine"
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
 from math import sqrt
@@ -22,12 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from minicos.cards import weights_digest
 from minicos.errors import MinicosError
 from minicos.files import claim, prepare_folder
 from minicos.model import Reasoner
-from minicos.parallel import each_process, first_process, wait_for_all
+from minicos.parallel import each_process, first_process
 from minicos.plots import write_mp4
-from minicos.runs import Intervention, Run
+from minicos.runs import Intervention, Run, check_range
 from minicos.sampling import sample_runs
 from minicos.tasks import Puzzle, Video
 
@@ -44,7 +46,7 @@ VBVRBench(data, scores, device=device).evaluate(answers, name="scores")
 CLAIM_FILE = "bench.json"  # which run the answers are of
 FRAMES_PER_SECOND = 16  # of Wan2.2
 MULTIPLE = 16  # sides of a canvas: the VAE's stride times the patch
-CASES_A_CHUNK = 16
+CASES_A_CHUNK, FEW = 16, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +151,9 @@ def answer(
     """
     prepare_folder(out)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    for chunk in chunks_of(cases, reasoner.settings.canvas)[rank::world]:
+    # A video that is a batch is minutes of work, beside which the experts' moves are little: few are lost by a kill.
+    most = FEW if reasoner.settings.batch == 1 else CASES_A_CHUNK
+    for chunk in chunks_of(cases, reasoner.settings.canvas, most)[rank::world]:
         waiting = [case for case in chunk if not (out / f"{case.key}.mp4").exists()]
         if waiting:
             runs = [Run(case, seed, interventions) for case in waiting]
@@ -159,8 +163,33 @@ def answer(
         advance(len(chunk))
 
 
-def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None) -> list[list[Case]]:
-    """Cases of one canvas and length, CASES_A_CHUNK at most."""
+def readable(
+    reasoner: Reasoner, data: Path, interventions: tuple[Intervention, ...]
+) -> tuple[list[Case], list[Skipped]]:
+    """As `read_cases`; cases without a frame that is to be disturbed are skipped, too.
+
+    Raises MinicosError for a step or block that the model does not have.
+    """
+    cases, skipped = read_cases(data)
+    limits = {"step": len(reasoner.schedule()), "block": len(reasoner.transformer.blocks)}
+    frames = [frame for one in interventions for frame in one.indices().get("frame") or ()]
+    for one in interventions:
+        for what, limit in limits.items():
+            check_range(what, one.indices().get(what), limit)
+    fits = []
+    for case in cases:
+        count = ((case.frames or reasoner.settings.frames) - 1) // reasoner.frames_per_latent + 1
+        if max(frames, default=0) < count:
+            fits.append(case)
+        else:
+            skipped.append(
+                Skipped(case.key, f"frame {max(frames)} does not exist: it has latent frames 0 to {count - 1}")
+            )
+    return fits, skipped
+
+
+def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None, most: int = CASES_A_CHUNK) -> list[list[Case]]:
+    """Cases of one canvas and length, so many at most."""
 
     def kind(case: Case) -> tuple:
         return case.image(canvas).shape, case.frames or 0
@@ -168,7 +197,7 @@ def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None) -> list[lis
     chunks = []
     for _, group in groupby(sorted(cases, key=kind), key=kind):
         alike = list(group)
-        chunks += [alike[start : start + CASES_A_CHUNK] for start in range(0, len(alike), CASES_A_CHUNK)]
+        chunks += [alike[start : start + most] for start in range(0, len(alike), most)]
     return chunks
 
 
@@ -212,14 +241,15 @@ def run_bench(
     from rich.progress import Progress
 
     first = fabric is None or fabric.global_rank == 0
-    cases, skipped = each_process(fabric, lambda: read_cases(data))
+    cases, skipped = each_process(fabric, lambda: readable(reasoner, data, interventions))
     some = chosen(cases, n, seed)
-    mine = {"model": reasoner.settings.name, "seed": seed, "done": repr(interventions)}
+    mine = {"model": reasoner.settings.name, "weights": weights_digest(reasoner), "seed": seed}
+    mine |= {"done": repr(interventions)}
     first_process(fabric, lambda: claim(out / CLAIM_FILE, mine, "run", used=any(out.rglob("*.mp4"))))
     with Progress(console=Console(stderr=True), disable=not first) as bar:
         work = bar.add_task("VBVR-Bench", total=len(some) if fabric is None else None)
-        answer(reasoner, some, out, seed, interventions, lambda done: bar.advance(work, done), fabric)
-    wait_for_all(fabric)
+        tell = partial(bar.advance, work)
+        each_process(fabric, lambda: answer(reasoner, some, out, seed, interventions, tell, fabric))
     if not first:
         return
     print(f"{len(some)} of {len(cases)} cases answered (seed {seed}), {len(skipped)} skipped")

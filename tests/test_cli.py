@@ -139,6 +139,8 @@ def test_a_plan_is_printed_and_nothing_is_run(tmp_path):
     ("error", "said"),
     [
         (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30 GiB.\nSee the docs."), "30 GiB"),
+        (lambda: RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later."), "nvidia-smi"),
+        (lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "ALLOC_FAILED"),
         (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "9 bytes"),
         (MemoryError, "machine with more"),
     ],

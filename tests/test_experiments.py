@@ -86,6 +86,15 @@ def test_groups_keep_the_order_and_are_few_and_even(count, most):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_with_one_case_and_one_expert_at_a_time(name, tiny_wan, tmp_path):
+    """The first try on a full model: nothing is to fail after hours, and nothing to be claimed of one puzzle."""
+    tiny_wan.to("cpu", one_at_a_time=True)
+    result = run_experiment(get_experiment(name), tiny_wan, tmp_path, Scale("one", 1, 1, 1, quick=True))
+    assert result.verdict.status == "unclear"
+    assert not list(tmp_path.rglob("*.aside"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_on_every_model(name, reasoner, folder):
     experiment, out = get_experiment(name), folder / name
     result = run_experiment(experiment, reasoner, out, TINY)

@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minicos import Recorder, get_task, load, sample
-from minicos.errors import MinicosError
+from minicos.cli import main
+from minicos.errors import CannotRun, MinicosError
 from minicos.experiments import EXPERIMENTS
+from minicos.flow import turned_back
 from minicos.full import (
     GPU_GB,
     HOST_GB,
@@ -30,7 +32,8 @@ from minicos.full import (
 )
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
-from minicos.sweeps import Sweep, Trial, run_sweep
+from minicos.sweeps import Sweep, Trial, run_sweep, stages
+from minicos.variants import untrained
 
 ENOUGH = Machine(gpu="H100", gpu_gb=80, host_gb=128, disk_gb=500, cuda="13.0", missing=())
 MAZES = [get_task("maze").sample(0, index, size=4) for index in range(3)]
@@ -73,6 +76,16 @@ def test_a_download_needs_room(model):
     assert "GB of disk, 20 are free" in no_room(small, model)
     assert no_room(small, model) in diagnosis(small, ["nano"])
     assert obstacles_of(small) == []  # what is there already runs
+
+
+def test_a_download_that_was_interrupted_needs_room_for_the_rest_only(model, monkeypatch, tmp_path):
+    monkeypatch.setattr("minicos.full.cache", lambda: tmp_path)
+    little = replace(ENOUGH, disk_gb=model.download_gb - 1e-6)
+    assert "GB of disk" in no_room(little, model)
+    blobs = tmp_path / f"models--{model.repository.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "a.incomplete").write_bytes(bytes(2000))
+    assert no_room(little, model) == ""
 
 
 def test_each_process_of_a_machine_has_the_weights_in_its_memory(monkeypatch, tiny_wan_folder):
@@ -396,6 +409,42 @@ def test_the_chunks_of_a_sweep_go_through_each_expert_before_any_goes_on(tiny_wa
     # 2 of 4 steps by the first expert, so one of a chunk's two trials, when it is put aside.
     assert told == [1] * 6
     assert [path.suffix for path in sorted((tmp_path / "offloaded" / "chunks").iterdir())] == [".csv"] * 3
+
+
+def test_runs_that_turn_back_meet_each_expert_as_often_as_their_schedule_does(tiny_wan_folder, monkeypatch, tmp_path):
+    def sweep(reasoner):
+        steps = turned_back(reasoner.schedule(), 3, 1)
+        return Sweep("back", reasoner, [[Trial(Run(puzzle), {})] for puzzle in MAZES], steps, last_latents)
+
+    def last_latents(trajectory):
+        return [[{"sum": latents.sum().item()}] for latents in trajectory.latents]
+
+    plain = run_sweep(sweep(load(tiny_wan_folder)), tmp_path / "plain")
+    reasoner = load(tiny_wan_folder)
+    moves = offloading(reasoner, monkeypatch)
+    assert stages(sweep(reasoner)) == [2, 3, 4, 6]
+    assert run_sweep(sweep(reasoner), tmp_path / "offloaded").equals(plain)
+    assert moves == [*EACH_ONCE, "transformer_2", "transformer", "transformer", "transformer_2"]
+    assert [path.suffix for path in sorted((tmp_path / "offloaded" / "chunks").iterdir())] == [".csv"] * 3
+
+
+def test_an_untrained_network_that_memory_has_no_room_for_is_left_out(tiny_wan_folder, monkeypatch, capsys):
+    reasoner = load(tiny_wan_folder).to("cpu", one_at_a_time=True)
+    parts = (reasoner.transformer, reasoner.transformer_2) * 2 + (reasoner.text_encoder,)
+    needed = sum(tensor.nbytes for part in parts for tensor in part.state_dict().values())
+    for room, processes, fits in ((needed, 1, True), (needed - 1, 1, False), (2 * needed - 1, 2, False)):
+        monkeypatch.setattr("minicos.variants.host_memory", lambda room=room: room)
+        reasoner.processes = processes
+        if fits:
+            untrained(reasoner)
+        else:
+            with pytest.raises(CannotRun, match="GB of host memory"):
+                untrained(reasoner)
+    monkeypatch.setattr("minicos.model.load", lambda *_: reasoner)
+    assert (
+        main(["plan", "layers", "budget", "--quick", "--cases", "1"]) == 2
+    )  # what is asked for by name is not left out
+    assert "GB of host memory for 2 processes" in capsys.readouterr().err
 
 
 def test_a_prompt_is_encoded_once(tiny_wan):

@@ -125,8 +125,8 @@ def test_what_was_put_aside_and_is_damaged_is_named(tiny_wan, tmp_path):
     tiny_wan.to("cpu", one_at_a_time=True)
     run_sweep(sweep_of(tiny_wan), tmp_path)
     (tmp_path / "chunks" / "000002.csv").unlink()
-    (tmp_path / "chunks" / "000002.aside").write_bytes(b"no tensors")
-    with pytest.raises(MinicosError, match=r"000002.aside is damaged .*delete it"):
+    (tmp_path / "chunks" / "000002-0002.aside").write_bytes(b"no tensors")
+    with pytest.raises(MinicosError, match=r"000002-0002.aside is damaged .*delete it"):
         run_sweep(sweep_of(tiny_wan), tmp_path)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from minicos import load
 from minicos.errors import MinicosError
-from minicos.interventions import noise_at_step
+from minicos.interventions import noise_at_frame, noise_at_step
 from minicos.plots import write_mp4
 from minicos.tasks import get_task
 from minicos.vbvr import answer, chosen, chunks_of, count_frames, evaluate_answers, read_cases, run_bench
@@ -131,6 +131,20 @@ def test_two_processes_share_a_bench(data, tiny_wan_folder, tmp_path):
     nothing = bench(tmp_path / "nowhere", 2)
     assert (nothing.returncode, nothing.stdout) == (2, "")
     assert nothing.stderr.count("minicos: ") == 1
+
+
+def test_a_bench_skips_cases_without_the_frame_and_refuses_steps_that_are_not_there(data, tiny_wan, tmp_path, capsys):
+    """Their truths have 5 to 9 frames, so the model's latents 2 or 3."""
+    counts = {((case.frames or tiny_wan.settings.frames) - 1) // 4 + 1 for case in read_cases(data)[0]}
+    assert len(counts) > 1
+    last = max(counts) - 1
+    run_bench(tiny_wan, data, tmp_path / "frame", None, 0, (noise_at_frame(last),))
+    said = capsys.readouterr().out
+    assert f"frame {last} does not exist: it has latent frames 0 to {min(counts) - 1}" in said
+    assert 0 < len(list((tmp_path / "frame").rglob("*.mp4"))) < 4
+    with pytest.raises(MinicosError, match="step 60 does not exist"):
+        run_bench(tiny_wan, data, tmp_path / "step", None, 0, (noise_at_step(60),))
+    assert not (tmp_path / "step" / "bench.json").exists()
 
 
 def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp_path):

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minicos.cards import EVALUATION_FILE, Row, rows_of
-from minicos.errors import MinicosError, NotTrained
+from minicos.errors import CannotRun, MinicosError
 from minicos.evaluation import held_out
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
@@ -109,6 +109,8 @@ def judge(mean: float, low: float, high: float, criterion: float, n: int) -> tup
     Shown where the whole interval lies above the criterion. Not shown where it lies below, and is narrow: a half-width
     of at most NARROW, or of half the criterion. Otherwise unclear, with the n that would settle it.
     """
+    if np.isnan(mean):
+        return "unclear", f"not measured: too few puzzles, n = {n}"
     numbers = f"{mean:.3g} [{low:.3g}, {high:.3g}], n = {n}, criterion {criterion:g}"
     half, narrow = (high - low) / 2, max(NARROW, criterion / 2)
     if low > criterion:
@@ -257,10 +259,10 @@ def puzzles_for(
 def tasks_of(reasoner: Reasoner, names: Sequence[str]) -> list[str]:
     """Those of the named tasks that the model was trained on; all where it does not say.
 
-    Raises NotTrained where none is left.
+    Raises CannotRun where none is left.
     """
     known = reasoner.tasks() or list(names)
     found = [name for name in names if name in known]
     if not found:
-        raise NotTrained(f"{reasoner.settings.name} was trained on none of {', '.join(names)}: take another --model")
+        raise CannotRun(f"{reasoner.settings.name} was trained on none of {', '.join(names)}: take another --model")
     return found

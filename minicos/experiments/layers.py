@@ -201,6 +201,8 @@ def numbered(trajectory: Trajectory, steps: tuple[int, ...]) -> list[list[dict[s
 def hits(features: NDArray, shuffled: bool = False) -> NDArray:
     """Share of each puzzle's tokens that a linear probe tells, (puzzles,); features: (puzzles, 2 TOKENS, values)."""
     puzzles = len(features)
+    if puzzles < 2:  # of one maze nothing can be held back
+        return np.full(puzzles, np.nan)
     labels = np.tile(LABELS, (puzzles, 1))
     if shuffled:
         labels = np.random.default_rng(0).permuted(labels, axis=1)

@@ -9,7 +9,7 @@ noise at step 0 is another seed: no damage at all.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -233,8 +233,13 @@ def judged_frames(trajectory: Trajectory, per_latent: int) -> list[list[dict[str
 def projected(x0_hat: Tensor, batch: Batch) -> Tensor:
     """FEATURES random projections, (runs, FEATURES); the same ones for every puzzle and step."""
     estimates = x0_hat.flatten(1).float().cpu()
-    directions = torch.randn(estimates.shape[-1], FEATURES, generator=torch.Generator().manual_seed(0))
-    return estimates @ directions / estimates.shape[-1] ** 0.5
+    return estimates @ directions(estimates.shape[-1]) / estimates.shape[-1] ** 0.5
+
+
+@lru_cache(maxsize=1)
+def directions(size: int) -> Tensor:
+    """(size, FEATURES), drawn once: of a large model that takes a second."""
+    return torch.randn(size, FEATURES, generator=torch.Generator().manual_seed(0))
 
 
 def stacked(trajectory: Trajectory) -> dict[str, NDArray]:
