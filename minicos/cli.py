@@ -291,10 +291,12 @@ def _doctor(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from minicos.full import download, full_models, merge_lora
 
-    for lora in (options.high, options.low):  # before a hundred gigabytes are fetched
-        if not lora.is_file():
-            raise MinicosError(f"{lora} is no file: give VBVR's LoRA of that expert")
-    folder = download(options.folder) if options.folder in full_models() else Path(options.folder)
+    folder = Path(options.folder)
+    if options.folder in full_models():
+        for lora in (options.high, options.low):  # before a hundred gigabytes are fetched
+            if not lora.is_file():
+                raise MinicosError(f"{lora} is no file: give VBVR's LoRA of that expert")
+        folder = download(options.folder)
     merge_lora(folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
     print(f"merged: {options.out}; next: minicos plan --model {options.out} --cases 20")
 
