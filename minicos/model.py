@@ -395,6 +395,9 @@ def load(name: str | Path | None = None, processes: int = 1) -> Reasoner:
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
         raise MinicosError(f"{folder} holds a {index.get('_class_name')}, not a {PIPELINE}")
+    if index.get("expand_timesteps") or (index.get("image_encoder") or [None, None])[1]:
+        kind = "Wan2.2 5B, or Wan2.1 with its image encoder"
+        raise MinicosError(f"{folder} holds another Wan ({kind}): only those of Wan2.2-I2V-A14B's kind run here")
     settings = _read_settings(folder, str(name), index)
     parts = {
         part: load_part(folder, part, (index.get(part) or [None, None])[1], getattr(torch, settings.dtype))

@@ -153,6 +153,14 @@ def refused(folder, *words):
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("other", [{"expand_timesteps": True}, {"image_encoder": ["transformers", "CLIPVisionModel"]}])
+def test_other_wans_are_told_from_the_one_that_runs(other, tiny_wan_folder, tmp_path):
+    folder = shutil.copytree(tiny_wan_folder, tmp_path / "other")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **other}))
+    refused(folder, "another Wan", "A14B")
+
+
 def test_two_experts_need_a_boundary(tiny_wan_folder, tmp_path):
     folder = shutil.copytree(tiny_wan_folder, tmp_path / "boundless")
     (folder / SETTINGS_FILE).unlink()
