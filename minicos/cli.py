@@ -257,8 +257,10 @@ def _fabric(options: argparse.Namespace) -> Fabric | None:
     """The processes that share the work, launched; None for one alone. Each has a GPU of its own from now on."""
     if options.devices == 1 and options.nodes == 1:
         return None
+    import atexit
     from datetime import timedelta
 
+    import torch
     from lightning import Fabric
     from lightning.fabric.strategies import DDPStrategy
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -272,6 +274,8 @@ def _fabric(options: argparse.Namespace) -> Fabric | None:
         reason = str(error).strip().splitlines()[0]
         raise MinicosError(f"--devices {options.devices} --nodes {options.nodes}: {reason}") from None
     fabric.launch()
+    # Its threads must end before the interpreter does: else, now and then, a refusal ends as an abort.
+    atexit.register(torch.distributed.destroy_process_group)
     return fabric
 
 
