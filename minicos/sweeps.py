@@ -268,11 +268,11 @@ def _claim(sweeps: dict[Path, Sweep]) -> None:
         if sweep.reasoner not in digests:
             digests[sweep.reasoner] = weights_digest(sweep.reasoner)
         chunks = prepare_folder(folder / "chunks")
-        for draft in chunks.glob("*.draft"):  # of a run that was killed while it wrote
-            draft.unlink(missing_ok=True)
         fingerprint = sweep.fingerprint(digests[sweep.reasoner])
         mine = {"name": sweep.name, "chunks": len(sweep.chunks), "fingerprint": fingerprint}
         claim(folder / SWEEP_FILE, mine, "sweep", used=any(chunks.iterdir()))
+        for draft in chunks.glob("*.draft"):  # of a run that was killed while it wrote
+            draft.unlink(missing_ok=True)
 
 
 def _chunk_file(folder: Path, number: int) -> Path:

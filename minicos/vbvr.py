@@ -243,9 +243,12 @@ def run_bench(
     first = fabric is None or fabric.global_rank == 0
     cases, skipped = each_process(fabric, lambda: readable(reasoner, data, interventions))
     some = chosen(cases, n, seed)
-    mine = {"model": reasoner.settings.name, "weights": weights_digest(reasoner), "seed": seed}
-    mine |= {"done": repr(interventions)}
-    first_process(fabric, lambda: claim(out / CLAIM_FILE, mine, "run", used=any(out.rglob("*.mp4"))))
+
+    def claimed() -> None:
+        mine = {"model": reasoner.settings.name, "weights": weights_digest(reasoner), "seed": seed}
+        claim(out / CLAIM_FILE, mine | {"done": repr(interventions)}, "run", used=any(out.rglob("*.mp4")))
+
+    first_process(fabric, claimed)
     with Progress(console=Console(stderr=True), disable=not first) as bar:
         work = bar.add_task("VBVR-Bench", total=len(some) if fabric is None else None)
         tell = partial(bar.advance, work)
