@@ -64,7 +64,7 @@ def provenance() -> dict[str, str]:
 
     return {
         "minicos": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": _machine(),
@@ -79,7 +79,8 @@ def _machine() -> str:
     return f"{platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}, {gpu}"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this code, with + where files differ from it."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)

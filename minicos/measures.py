@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from minicos.errors import MinicosError
 from minicos.tasks.base import WHITE
 from minicos.tasks.maze import PALETTE, PATH, Cell, MazePuzzle
-from minicos.tasks.rotation import RotationPuzzle, cell_colours, orientations, read_disc, turn_cells
+from minicos.tasks.rotation import TOLERANCE, RotationPuzzle, cell_colours, orientations, read_disc, turn_cells, wrap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ Values = TypeVar("Values", Floats, "Tensor")
 
 GROUPS = 16  # of a jackknife
 CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
+LIKELIER = 0.5  # and that from which on it is more like the route than like an empty cell
 
 
 # --- intervals ------------------------------------------------------------------------------------------------------
@@ -92,6 +93,22 @@ def cell_probabilities(frame: NDArray[np.uint8], puzzle: MazePuzzle) -> Floats:
     probabilities = ((interior - np.array(WHITE)) @ towards / (towards @ towards)).clip(0, 1)
     probabilities[puzzle.start] = probabilities[puzzle.goal] = np.nan
     return probabilities
+
+
+def leans(frame: NDArray[np.uint8], puzzle: MazePuzzle | RotationPuzzle) -> bool:
+    """Whether what is likelier in every place makes a right answer, legible or not.
+
+    Of a maze every cell takes the likelier of white and path (p_c from LIKELIER on), and these cells have to be those
+    of a right route; of a rotation the orientation with the largest weight has to be right. So a pale or blurred answer
+    counts, and the gap that is left when it does is no matter of legibility.
+    """
+    if isinstance(puzzle, MazePuzzle):
+        likelier = cell_probabilities(frame, puzzle) >= LIKELIER  # never at start and goal, which are nan
+        cells = {cell for cell in product(range(puzzle.size), repeat=2) if likelier[cell]}
+        return any(cells == {*route} - {puzzle.start, puzzle.goal} for route in puzzle.routes)
+    angles, weights = angle_posterior(frame, puzzle)
+    angle = int(angles[int(weights.argmax())])
+    return any(abs(wrap(angle - turn)) <= TOLERANCE for turn in puzzle.turns)
 
 
 def path_entropy(probabilities: Floats, puzzle: MazePuzzle) -> float:
@@ -204,17 +221,6 @@ def commitment_interval(stay: Floats, chance: Floats) -> tuple[float, float, flo
         return value, *mean_interval(np.full(len(stay), value))
     low, high = np.percentile(draws, [2.5, 97.5])
     return value, float(low), float(high)
-
-
-def agreement(answers: Sequence[Sequence[object]]) -> float:
-    """Mean share of pairs of seeds with the same answer; answers: (puzzles, seeds). None agrees with nothing."""
-    shares = []
-    for row in answers:
-        pairs = [(a, b) for i, a in enumerate(row) for b in row[:i]]
-        if not pairs:
-            raise MinicosError("agreement needs at least two seeds of each puzzle")
-        shares.append(np.mean([a is not None and a == b for a, b in pairs]))
-    return float(np.mean(shares))
 
 
 def cka(one: Floats, other: Floats, debiased: bool = True) -> float:

@@ -59,6 +59,7 @@ def replicate(reasoner: Reasoner, out: Path, scale: Scale, command: str, fabric:
     if fabric is not None and fabric.global_rank > 0:
         return []
     facts = facts_of(reasoner, scale, command)
+    facts["computed_by"] = sorted({commit for result in results.values() for commit in result.commits})
     report = {**facts, "findings": [asdict(finding) for finding in found]}
     (out / FINDINGS_FILE).write_text(json.dumps(report, indent=1) + "\n")
     (out / REPORT_FILE).write_text(html(facts, found, results, out))

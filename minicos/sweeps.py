@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from minicos.cards import weights_digest
+from minicos.cards import commit, weights_digest
 from minicos.errors import MinicosError
 from minicos.files import claim, prepare_folder, replace_file
 from minicos.flow import Step
@@ -155,13 +155,13 @@ def _compute(
         else:
             missing.append((number, chunk))
     sweep.reasoner.learn_prompts([run.puzzle.prompt for _, c in missing for run in company([t.run for t in c])])
-    began, since = time.perf_counter(), 0
+    began, since, code = time.perf_counter(), 0, commit() if missing else ""
     for until in stages(sweep):
         for place, _ in each(sweep.reasoner, partial(_run_chunk, sweep=sweep, folder=folder, until=until), missing):
             number, chunk = missing[place]
             now = time.perf_counter()
             with (folder / f"{rank}-{TIMES_FILE}").open("a") as times:  # beside the table: times never repeat
-                times.write(f"{number},{now - began:.3f}\n")
+                times.write(f"{number},{now - began:.3f},{code}\n")
             began = now
             advance(_trials_worth(sweep, chunk, until) - _trials_worth(sweep, chunk, since))
         since = until
@@ -183,8 +183,18 @@ def _trials_worth(sweep: Sweep, chunk: Sequence[Trial], steps: int) -> int:
 
 def seconds_of(folder: Path) -> float:
     """What all chunks of a sweep took, from one that was done to the next, of all processes together."""
+    return sum(float(seconds) for _, seconds, _ in _times(folder))
+
+
+def commits_of(folder: Path) -> set[str]:
+    """By which commits the chunks of a sweep were computed: it may be resumed by another than it was begun with."""
+    return {code for _, _, code in _times(folder)}
+
+
+def _times(folder: Path) -> list[list[str]]:
+    """For each chunk that was done: number, seconds, commit."""
     lines = [line for path in folder.glob(f"*-{TIMES_FILE}") for line in path.read_text().splitlines()]
-    return sum(float(line.split(",")[1]) for line in lines)
+    return [line.split(",", 2) for line in lines if line.count(",") >= 2]  # a kill may have cut one off
 
 
 def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:
@@ -237,9 +247,8 @@ def _run_chunk(
         np.savez(buffer, **sweep.features(trajectory))
         replace_file(_features_file(folder, number), buffer.getvalue())
     # Last: a chunk is done once its rows are there.
-    replace_file(
-        path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan").encode()
-    )
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n", float_format="%.9g", na_rep="nan")
+    replace_file(path, f"{text}{_end_of(len(rows))}".encode())
     _clear_asides(folder, number)
 
 
@@ -298,18 +307,31 @@ def _clear_asides(folder: Path, number: int, but: Path | None = None) -> None:
             aside.unlink(missing_ok=True)
 
 
+def _end_of(rows: int) -> str:
+    """The last line of a chunk, which tells a whole one from what was cut off, by a copy that did not end."""
+    return f"# {rows} rows\n"
+
+
+def _rows_in(path: Path) -> tuple[str, pd.DataFrame]:
+    """Of a chunk, as a text and as a table. Raises OSError, ValueError or EOFError for what is no whole chunk."""
+    text, _, _ = path.read_text().rpartition("# ")
+    table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=["nan"])
+    if path.read_text() != f"{text}{_end_of(len(table))}":
+        raise EOFError
+    return text, table
+
+
 def _merged(folder: Path, sweep: Sweep, write: bool) -> pd.DataFrame:
     """All chunks as one table, written to table.csv as it is returned."""
     tables, texts = [], []
-    for number, chunk in enumerate(sweep.chunks):
+    for number in range(len(sweep.chunks)):
         path = _chunk_file(folder, number)
         try:
-            texts.append(path.read_text())
-            tables.append(pd.read_csv(io.StringIO(texts[-1]), keep_default_na=False, na_values=["nan"]))
-            if not texts[-1].endswith("\n") or len(tables[-1]) < len(chunk):
-                raise EOFError  # a file that was cut off, by a copy that did not end
+            text, table = _rows_in(path)
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(path, error) from None
+        texts.append(text)
+        tables.append(table)
     columns = [tuple(table.columns) for table in tables]
     for number, found in enumerate(columns):
         if found != columns[0]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from scipy import stats
 
 from minicos.errors import MinicosError
 from minicos.measures import (
-    agreement,
     angle_posterior,
     candidates,
     cell_probabilities,
@@ -21,6 +22,7 @@ from minicos.measures import (
     ends,
     entropy_bits,
     jackknife_interval,
+    leans,
     mean_interval,
     order_known,
     paired_interval,
@@ -73,6 +75,27 @@ def test_a_blend_of_two_routes_costs_a_bit_for_every_cell_in_doubt():
         doubtful = set(first) ^ set(second)
         assert path_entropy(p, puzzle) == pytest.approx(len(doubtful) / (len(first) - 1), rel=0.02)
         assert all(p[cell] == pytest.approx(0.5, abs=0.01) for cell in doubtful)
+
+
+@pytest.mark.parametrize(("name", "size"), [("maze", 5), ("maze-braided", 6), ("rotation", 90), ("rotation-open", 90)])
+def test_a_pale_answer_leans_to_itself_and_other_answers_do_not(name, size):
+    """What cannot be read any more still says which answer is the likelier one."""
+    task = get_task(name)
+    for index in range(10):
+        puzzle = task.sample(0, index, size=size)
+        for shown in range(len(task.answers(puzzle))):
+            right = task.render(dataclasses.replace(puzzle, shown=shown), 2)
+            pale = (0.6 * right[-1] + 0.4 * 255).astype(np.uint8)
+            assert leans(right[-1], puzzle)
+            assert leans(pale, puzzle)
+            assert not task.score(np.stack([right[0], pale]), puzzle).answer
+            assert not leans(right[0], puzzle) or (name.startswith("maze") and len(puzzle.route) == 2)
+        if name.startswith("maze") and len(puzzle.route) > 2:
+            broken, (row, column) = task.render(puzzle, 2)[-1].copy(), puzzle.route[1]
+            broken[4 * row + 1 : 4 * row + 3, 4 * column + 1 : 4 * column + 3] = 255
+            assert not leans(broken, puzzle)
+        if name == "rotation":
+            assert not leans(task.render(task.partner(puzzle), 2)[-1], puzzle)
 
 
 def test_routes_that_part_and_meet_again_are_several_candidates():
@@ -160,14 +183,6 @@ def test_runs_that_all_do_the_same_leave_room_for_one_that_does_not(stays):
     assert high - low == pytest.approx(0.0495 if stays else 2 * 0.0495, abs=1e-3)
     few = commitment_interval(np.ones(3), np.zeros(3))
     assert few[1] < 0.5
-
-
-def test_agreement_of_seeds():
-    assert agreement([["a", "a"], ["a", "b"]]) == 0.5
-    assert agreement([["a", "a", "b"]]) == pytest.approx(1 / 3)
-    assert agreement([[None, None]]) == 0
-    with pytest.raises(MinicosError, match="two seeds"):
-        agreement([["a"]])
 
 
 def test_cka_is_one_for_the_same_features_turned_and_scaled_and_differs_else():

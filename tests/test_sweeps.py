@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -290,8 +291,10 @@ def test_other_settings_are_another_sweep_and_other_siblings_are_not(untrained_n
     [
         lambda text: "",
         lambda text: "other,columns\n1,2\n",
+        lambda text: "other,columns\n1,2\n# 1 rows\n",
         lambda text: text.rsplit(",", 1)[0],  # in the middle of a row
         lambda text: text.rstrip("\n").rsplit("\n", 1)[0] + "\n",  # after a row
+        lambda text: re.sub(r"\n[^\n]*\n#", "\n#", text),  # a row is missing
     ],
 )
 def test_a_damaged_chunk_is_named_and_the_others_are_kept(untrained_nano, tmp_path, damage):

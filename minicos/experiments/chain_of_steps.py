@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from minicos.evaluation import length_bin
 from minicos.experiments.base import Experiment, Scale, Verdict, chunked, joined, judged, means, puzzles_for, tasks_of
-from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, path_entropy
+from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, leans, path_entropy
 from minicos.model import Reasoner
 from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory
@@ -52,9 +52,10 @@ class ChainOfSteps(Experiment):
         "all right answers. The fourth: the gap between step 0 and the end against the length of the route."
     )
     criterion = (
-        f"On mazes with one answer the solved rate and that of right last frames alone rise by more than {100 * GAP:g} "
-        "points from step 0 to the end; on puzzles with several right answers, x0_hat at step 0 shows more than "
-        f"{EXTRA:g} candidates more than its null."
+        f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end, and "
+        "so does the share whose last frame leans to the right route (the likelier colour of every cell); on puzzles "
+        f"with several right answers, x0_hat at step 0 shows more than {EXTRA:g} candidates more than its null, and "
+        f"more than {EXTRA:g} more than at the end."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -76,10 +77,11 @@ class ChainOfSteps(Experiment):
         end = table["step"] == table.groupby("task")["step"].transform("max")
         at_end = table[end].set_index(["task", "puzzle"])
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
-        for column, gap in (("solved", "gap"), ("answer", "answer_gap")):
+        for column, gap in (("solved", "gap"), ("answer", "answer_gap"), ("leans", "leaning_gap")):
             table[gap] = at_end[column].loc[keys].to_numpy().astype(float) - table[column].astype(float)
-        columns = ["solved", "answer", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
-        columns += ["entropy", "null_entropy", "gap", "answer_gap"]
+        table["given_up"] = table["candidates"] - at_end["candidates"].loc[keys].to_numpy()
+        columns = ["solved", "answer", "leans", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
+        columns += ["given_up", "entropy", "null_entropy", "gap", "answer_gap", "leaning_gap"]
         by = ["task", "size", "length", "step", "sigma"]
         of_routes = table[table["task"].isin(ROUTES) & (table["step"] == 0)]
         of_routes = of_routes.groupby(["task", "length"]).filter(lambda rows: len(rows) >= FEW)
@@ -91,14 +93,17 @@ class ChainOfSteps(Experiment):
         parts = []
         if "maze" in first.index:
             parts.append(("gap on maze", *judged(first.loc["maze"], "gap", GAP)))
-            # The solved rate asks for every frame: of its gap a part is legibility.
-            parts.append(("gap on maze, right answers alone", *judged(first.loc["maze"], "answer_gap", GAP)))
+            # The solved rate asks for frames that can be read: of its gap a part is legibility.
+            parts.append(("gap on maze, leaning", *judged(first.loc["maze"], "leaning_gap", GAP)))
         for task in SEVERAL:
             if task in first.index:
                 what = f"candidates of {task} at step 0 beyond the null"
                 parts.append((what, *judged(first.loc[task], "extra_candidates", EXTRA)))
+                parts.append((f"of {task}, given up by the end", *judged(first.loc[task], "given_up", EXTRA)))
         single = [task for task in TASKS if task in first.index and task not in SEVERAL]
         beside = [(f"candidates of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
+        if "maze" in first.index:
+            beside.append(("gap on maze, right last frames", first.loc["maze"], "answer_gap"))
         return joined(parts, beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
@@ -158,6 +163,7 @@ def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, 
             right = task_of(puzzle).render(nearest_answer(end[-1], puzzle), 2)
             null = scattered(blend[-1:], right[-1:], puzzle, f"{puzzle.key}/{step.index}")[0]
             found = {"status": score.status, "solved": score.solved, "answer": score.answer}
+            found["leans"] = leans(video[-1], puzzle)
             found |= dict(zip(("candidates", "entropy"), left_open(blend[-1], puzzle), strict=True))
             found |= dict(zip(("null_candidates", "null_entropy"), left_open(null, puzzle), strict=True))
             found["blend_candidates"], _ = left_open(mean_answer(puzzle), puzzle)

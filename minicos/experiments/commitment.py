@@ -37,7 +37,7 @@ EARLY, LATE = 0.5, 0.8
 
 class Commitment(Experiment):
     name = "commitment"
-    finding = "The answer is decided in the first denoising steps: later noise does not change it any more."
+    finding = "The answer is decided in the first half of the steps: later noise does not change it any more."
     paper = "Not measured. From CKA: runs are most sensitive at steps 20 to 30 of 50."
     picture = (
         "Commitment beyond chance against the step of the restart, a panel for each task, a line for each "
@@ -45,7 +45,8 @@ class Commitment(Experiment):
     )
     criterion = (
         "On puzzles with several right answers, of runs with a readable one, x0_hat noised again: commitment exceeds "
-        f"{LATE:g} in the middle of the steps, and at the first restart stays {EARLY:g} or more below 1."
+        f"{LATE:g} at the last restart of the first half of the steps, and at the first restart stays {EARLY:g} or "
+        "more below 1."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -87,10 +88,10 @@ class Commitment(Experiment):
             rows = mine[mine["task"] == task].sort_values("step")
             if rows.empty:
                 continue
-            middle = rows.iloc[len(rows) // 2]
             first = rows.iloc[0]
-            numbers = middle["commitment"], middle["low"], middle["high"]
-            parts.append((f"{task}, step {middle['step']}", *judge(*numbers, LATE, int(middle["n"]))))
+            half = rows[rows["step"] <= (rows["step"].max() + 1) / 2].iloc[-1]
+            numbers = half["commitment"], half["low"], half["high"]
+            parts.append((f"{task}, step {half['step']}", *judge(*numbers, LATE, int(half["n"]))))
             open_still = 1 - first["commitment"], 1 - first["high"], 1 - first["low"]
             parts.append((f"{task}, still open at step {first['step']}", *judge(*open_still, EARLY, int(first["n"]))))
         return joined(parts)

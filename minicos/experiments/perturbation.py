@@ -1,10 +1,11 @@
 """Perturbation: noise at a step against noise at a frame, with the controls that tell damage from importance.
 
 The paper overwrites all frames at one step, or one frame at all steps. These erase different amounts, so a curve of
-other sets is drawn against the number of erased frame-steps, and all F frames at one step are set against one frame at
-F steps around it. The last frame is the one that is judged, so at one step it is also noised alone, and spared alone.
-Unit noise is foreign to a step whose noise level is lower, so the same steps are also re-noised to their own level. And
-noise at step 0 is another seed: no damage at all.
+other sets is drawn against the number of erased frame-steps, and noise at one step is set against noise in one frame at
+F steps around it, F the number of frames. The last frame is the one that is judged, so it is noised on both sides (all
+frames at one step against the last one at F steps) or spared on both (all the others at one step, F - 1 frame-steps,
+against an inner one at F steps). Unit noise is foreign to a step whose noise level is lower, so the same steps are also
+re-noised to their own level. And noise at step 0 is another seed: no damage at all.
 """
 
 from __future__ import annotations
@@ -49,13 +50,20 @@ FRAMES, COUNTS = 8, 3  # at most: which frames are noised throughout, and how ma
 FEATURES = 64  # per step, random projections of x0_hat
 RAW, MATCHED = 0.20, 0.10
 LAST, OTHERS = "last frame at one step", "all but the last frame at one step"
+LAST_LONG, INNER_LONG = "last frame at as many steps", "inner frame at as many steps"
+SIDES = {  # of each contrast: where the steps' damage is, and the frame's
+    "step - frame": ("noise at step", "noise at frame"),
+    "step - frame, matched, judged frame noised": ("noise at step", LAST_LONG),
+    "step - frame, matched, judged frame spared": (OTHERS, INNER_LONG),
+}
 STYLES = {
     "noise at step": ("#0072B2", "o"),
     "re-noise at step": ("#E69F00", "s"),
     "noise at frame": ("#009E73", "v"),
     "frames at one step": ("#E69F00", "s"),
     "one frame at steps": ("#009E73", "v"),
-    "one frame at as many steps": ("#009E73", "D"),
+    INNER_LONG: ("#009E73", "D"),
+    LAST_LONG: ("#000000", "D"),
     "share of positions at one step": ("#CC79A7", "^"),
     LAST: ("#000000", "x"),
     OTHERS: ("#000000", "+"),
@@ -82,8 +90,9 @@ class Perturbation(Experiment):
     )
     criterion = (
         f"Noise at a step (not 0) costs over {100 * RAW:g} points of right answers more than noise at a frame (not the "
-        f"first or last); and so it does by more than {100 * MATCHED:g} points at as many erased frame-steps: all "
-        "frames at one step in the middle against one frame at as many steps around it."
+        f"first or last); and so it does by more than {100 * MATCHED:g} points at as many erased frame-steps, one step "
+        "in the middle against one frame at as many steps around it, with the judged frame noised on both sides and "
+        "with it spared on both."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -118,7 +127,8 @@ class Perturbation(Experiment):
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts = []
-        for family, criterion in (("step - frame", RAW), ("step - frame, matched", MATCHED)):
+        for family in SIDES:
+            criterion = RAW if family == "step - frame" else MATCHED
             for _, row in summary[summary["family"] == family].iterrows():
                 parts.append((f"{family}, {row['task']}", *judged(row, "loss", criterion)))
         return joined(parts, controls(summary))
@@ -185,17 +195,18 @@ def conditions(steps: int, frames: int) -> list[tuple[str, int, float, int, tupl
     found += [("noise at step", s, frames, s, (noise_at_step(s),)) for s in chosen]
     found += [("re-noise at step", s, frames, s, (Renoise((s,)),)) for s in chosen if s]  # at step 0: another seed
     found += [("noise at frame", f, steps, 0, (noise_at_frame(f),)) for f in spread(0, frames - 1, FRAMES)]
-    for family, some in ((LAST, (frames - 1,)), (OTHERS, tuple(range(frames - 1)))):
-        found.append((family, middle, len(some), middle, (Noise((middle,), Places(some)),)))
+    found.append((LAST, middle, 1, middle, (Noise((middle,), Places((frames - 1,))),)))
+    others = tuple(range(frames - 1))
+    found += [(OTHERS, s, len(others), s, (Noise((s,), Places(others)),)) for s in centres]
     for k in counts:
         found.append(("frames at one step", k, k, middle, (Noise((middle,), Places(inner[:k])),)))
     for m in (count for count in counts if 1 < count <= steps // 2):  # one at one step is above
         span = around(middle, m, steps)
         found.append(("one frame at steps", m, m, span[0], (Noise(span, Places(inner[:1])),)))
     for span in sorted({around(centre, frames, steps) for centre in centres} if frames <= steps else ()):
-        for frame in sorted({inner[0], inner[-1]}):
-            noise = Noise(span, Places((frame,)))
-            found.append(("one frame at as many steps", frame, frames, span[0], (noise,)))
+        for frame in sorted({inner[0], inner[-1], frames - 1}):
+            family = LAST_LONG if frame == frames - 1 else INNER_LONG
+            found.append((family, frame, frames, span[0], (Noise(span, Places((frame,))),)))
     for share in (0.25, 0.5, 0.75):
         noise = Noise((middle,), Places(share=share))
         found.append(("share of positions at one step", middle, share * frames, middle, (noise,)))
@@ -220,13 +231,17 @@ def spread(first: int, last: int, most: int) -> list[int]:
 
 
 def judged_frames(trajectory: Trajectory, per_latent: int) -> list[list[dict[str, object]]]:
-    """For each run: whether the video is solved, and whether the last frame that was not noised throughout is right."""
+    """For each run: whether the video is solved, and whether the last frame shows a right answer.
+
+    Of a run whose last frame was noised throughout, it is the frame before it that is judged, as far as the answer
+    should have got by then.
+    """
     rows = []
     for run, video in zip(trajectory.runs, trajectory.video, strict=True):
         task, last = task_of(run.puzzle), len(video) - 1
-        lost = noise_at_frame(last // per_latent) in run.interventions
-        frame = last - per_latent if lost else last
-        rows.append([{"solved": task.score(video, run.puzzle).solved, "right": task.holds(video, run.puzzle, frame)}])
+        score, lost = task.score(video, run.puzzle), noise_at_frame(last // per_latent) in run.interventions
+        right = task.holds(video, run.puzzle, last - per_latent) if lost else score.answer
+        rows.append([{"solved": score.solved, "right": right}])
     return rows
 
 
@@ -262,18 +277,20 @@ def dissimilarity(features: NDArray, clean: NDArray, first: int) -> tuple[float,
 
 
 def contrasts(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean loss by noise at a step minus mean loss by noise at a frame, puzzle by puzzle: raw, and at equal damage.
+    """Mean loss by noise at a step minus mean loss by noise at a frame, puzzle by puzzle: each of SIDES.
 
-    Equal: all frames at a step in the middle against one inner frame at as many steps around it.
+    Raw: all steps but 0 against all frames but the first and the last; matched: the steps in the middle.
     """
     last = table["last"].iloc[0]
-    families = ("noise at step", "noise at frame", "one frame at as many steps")
-    steps, frames, long = (table[table["family"] == family] for family in families)
-    raw = steps[steps["at"] > 0], frames[frames["at"].between(1, last - 1)]
-    matched = steps[steps["at"].isin(centres_of(steps["at"].max() + 1))], long
+    middle = centres_of(table[table["family"] == "noise at step"]["at"].max() + 1)
     rows = []
-    for family, sides in (("step - frame", raw), ("step - frame, matched", matched)):
-        one, other = (side.groupby("puzzle")["loss"].mean() for side in sides)
+    for family, sides in SIDES.items():
+        steps, frames = (table[table["family"] == side] for side in sides)
+        if family == "step - frame":
+            steps, frames = steps[steps["at"] > 0], frames[frames["at"].between(1, last - 1)]
+        else:
+            steps = steps[steps["at"].isin(middle)]
+        one, other = (side.groupby("puzzle")["loss"].mean() for side in (steps, frames))
         if one.empty or other.empty:  # too few frames
             continue
         difference = (one - other).to_numpy()
@@ -288,6 +305,7 @@ def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
     much is left where the noise is not foreign to the step.
     """
     rows = summary[summary["family"].isin((LAST, OTHERS))]
+    rows = rows[rows["at"] == rows[rows["family"] == LAST]["at"].max()]
     found = [(f"lost on {row['task']} by noise on {row['family']}", row, "loss") for _, row in rows.iterrows()]
     again = summary[(summary["family"] == "re-noise at step") & summary["at"].isin(rows["at"])]
     return found + [(f"lost on {row['task']} by re-noising there", row, "loss") for _, row in again.iterrows()]

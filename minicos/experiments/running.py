@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from minicos.experiments.base import Experiment, Scale, Verdict
 from minicos.files import prepare_folder
 from minicos.model import Reasoner
-from minicos.sweeps import features_of, run_sweeps, seconds_of, shares_of
+from minicos.sweeps import commits_of, features_of, run_sweeps, seconds_of, shares_of
 
 if TYPE_CHECKING:
     from lightning import Fabric
@@ -25,11 +25,14 @@ SUMMARY_FILE, VERDICT_FILE, PNG_FILE, SVG_FILE = "summary.csv", "verdict.md", "f
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment came to. seconds: of all its chunks, whenever and by whomever they were computed."""
+    """What an experiment came to. seconds: of all its chunks, whenever and by whomever they were computed; commits: of
+    the code that computed them.
+    """
 
     summary: pd.DataFrame
     verdict: Verdict
     seconds: float
+    commits: tuple[str, ...]
 
 
 # What shows progress: by what is done, how many runs there are, and whether it is shown; gives what to call per chunk.
@@ -74,4 +77,6 @@ def run_experiment(
     figure.savefig(out / SVG_FILE, metadata={"Date": None})
     summary.to_csv(out / SUMMARY_FILE, index=False, lineterminator="\n", float_format="%.6g")
     (out / VERDICT_FILE).write_text(f"**{verdict.status}**: {verdict.text}\n")
-    return Result(summary, verdict, sum(seconds_of(out / sweep.name) for sweep in sweeps))
+    folders = [out / sweep.name for sweep in sweeps]
+    commits = sorted(set().union(*map(commits_of, folders)))
+    return Result(summary, verdict, sum(map(seconds_of, folders)), tuple(commits))

@@ -2,7 +2,8 @@
 
 From a readable wrong answer to the right one is correction; from an unreadable blend, or a right answer that is not
 finished, to the right one is only decision; and right answers can be lost. Where several answers are right hardly any
-is wrong, so such a task stands in the table and is not judged. A broken estimate, re-noised, is compared with the same
+is wrong, so such a task stands in the table and is not judged. Where hardly an answer becomes right on the way, nothing
+can be seen to be corrected, which is no sign that it is not. A broken estimate, re-noised, is compared with the same
 estimate re-noised unbroken.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judge, puzzles_for, tasks_of
+from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judged, puzzles_for, tasks_of
 from minicos.interventions import CorruptAndRenoise, Renoise
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
@@ -32,6 +33,8 @@ SINGLE = ("maze", "bounce")  # one right answer
 STEPS = 6
 SHARE = 0.25  # of the tokens that are broken
 CORRECTED, TOGETHER = 0.10, 0.50
+FIXED, BECAME_RIGHT = "readable and wrong, then right", "not right at every step, but at the end"
+AT_ONCE, COST = "all frames in the same step", "cost of breaking"
 
 
 class SelfCorrection(Experiment):
@@ -44,8 +47,8 @@ class SelfCorrection(Experiment):
     )
     criterion = (
         f"In over {100 * CORRECTED:g} % of puzzles with one right answer x0_hat shows a readable wrong answer at some "
-        "step, and the right one at the end; and of the answers that become right after step 0, "
-        f"over {100 * TOGETHER:g} % do so in all frames in the same step."
+        "step, and the right one at the end (unclear where too few become right on the way); and of the answers that "
+        f"become right after step 0, over {100 * TOGETHER:g} % do so in all frames in the same step."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -67,16 +70,22 @@ class SelfCorrection(Experiment):
         return pd.DataFrame(rows)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        parts = []
-        for what, criterion in (
-            ("readable and wrong, then right", CORRECTED),
-            ("all frames in the same step", TOGETHER),
-        ):
-            for _, row in summary[(summary["what"] == what) & summary["task"].isin(SINGLE)].iterrows():
-                parts.append(
-                    (f"{row['task']}: {what}", *judge(row["share"], row["low"], row["high"], criterion, row["n"]))
-                )
-        return joined(parts)
+        parts, beside = [], []
+        for task in SINGLE:
+            of_task = summary[summary["task"] == task].rename(columns={"low": "share_low", "high": "share_high"})
+            rows = of_task[of_task["step"] < 0].set_index("what")
+            if FIXED in rows.index:
+                status, numbers = judged(rows.loc[FIXED], "share", CORRECTED)
+                if status == "not shown" and not could_be(rows.loc[BECAME_RIGHT]):
+                    status, numbers = "unclear", f"{numbers}; too few become right on the way to show it"
+                parts.append((f"{task}: {FIXED}", status, numbers))
+                beside.append((f"{task}: {BECAME_RIGHT}", rows.loc[BECAME_RIGHT], "share"))
+            if AT_ONCE in rows.index:
+                parts.append((f"{task}: {AT_ONCE}", *judged(rows.loc[AT_ONCE], "share", TOGETHER)))
+            costs = of_task[of_task["what"] == COST].sort_values("step")
+            for _, row in costs.iloc[len(costs) // 2 :][:1].iterrows():
+                beside.append((f"{task}: {COST} x0_hat before step {row['step']}", row, "share"))
+        return joined(parts, beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
@@ -162,14 +171,20 @@ def ways(table: pd.DataFrame) -> list[dict[str, object]]:
     shares = {
         "right at step 0": right[:, 0],
         "right at the end": end,
-        "readable and wrong, then right": wrong_before & end,
+        BECAME_RIGHT: ~right.all(1) & end,
+        FIXED: wrong_before & end,
         "never readable and wrong, but late right": ~wrong_before & ~right[:, 0] & end,
         "right, then readable and wrong at the end": right.any(1) & wrong_at_last,
         "right, then undecided at the end": right.any(1) & ~end & ~wrong_at_last,
     }
     late = [group for group, start, finish in zip(groups, right[:, 0], end, strict=True) if finish and not start]
-    shares["all frames in the same step"] = np.array([flip_together(group["frames"].tolist()) for group in late], bool)
+    shares[AT_ONCE] = np.array([flip_together(group["frames"].tolist()) for group in late], bool)
     return [{"what": what, "step": -1, **_share(values)} for what, values in shares.items() if len(values)]
+
+
+def could_be(became_right: pd.Series) -> bool:
+    """Whether the criterion could have been met, had all that became right on the way been corrected."""
+    return bool(became_right["share_low"] > CORRECTED)
 
 
 def _share(values: NDArray[np.bool_]) -> dict[str, object]:
@@ -196,7 +211,5 @@ def repairs(table: pd.DataFrame) -> list[dict[str, object]]:
         rows += [{"what": what, "step": step, **_share(values)} for what, values in sorted(kinds.items())]
         cost = kinds["re-noised"].astype(float) - kinds["broken and re-noised"].astype(float)
         low, high = mean_interval(cost)
-        rows.append(
-            {"what": "cost of breaking", "step": step, "n": len(cost), "share": cost.mean(), "low": low, "high": high}
-        )
+        rows.append({"what": COST, "step": step, "n": len(cost), "share": cost.mean(), "low": low, "high": high})
     return rows

@@ -3,12 +3,13 @@
 Pairs differ in one thing, the goal of a maze or the prompt of a rotation, and start from the same noise. The table has
 three ways: the answer stays, becomes the other's, or neither. Swapping every token hands the rest of the pass over to
 the other run, so that it flips is no finding: regions are. After the last block it is the other's own velocity: as much
-as one step can do, and if that flips none, the step has no say and tells nothing about blocks. Donors that have nothing
-to say (another seed, an unrelated puzzle, noise) are the controls.
+as one step can do, and where that does not flip answers either, the step has no say and tells nothing about blocks.
+Donors that have nothing to say (another seed, an unrelated puzzle from the pair's noise, noise) are the controls.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from minicos.model import Reasoner
 from minicos.runs import Intervention, Run
 from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, task_of
+from minicos.tasks.base import PARTNER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +71,7 @@ class Swap(Experiment):
     )
     criterion = (
         "At the middle block and the first step, swapping the region where the pair differs makes over "
-        f"{100 * FLIP:g} % of the answers the other's."
+        f"{100 * FLIP:g} % of the answers the other's (unclear where B's whole velocity at that step does not either)."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -111,8 +113,12 @@ class Swap(Experiment):
             return joined([])
         here = summary[(summary["donor"] == "B") & (summary["when"] == "first step")]
         here = here[here["block"] == here["blocks"] // 2]
-        rows = [row for _, row in here.iterrows() if row["region"] == TELLING[row["task"]]]
-        parts = [(f"{row['task']}, {row['region']}", *judged(row, "becomes_b", FLIP)) for row in rows]
+        parts = []
+        for _, row in here[here["region"] == here["task"].map(TELLING)].iterrows():
+            status, numbers = judged(row, "becomes_b", FLIP)
+            if status == "not shown" and not has_a_say(summary[summary["task"] == row["task"]]):
+                status, numbers = "unclear", f"{numbers}; the step has no say here"
+            parts.append((f"{row['task']}, {row['region']}", status, numbers))
         return joined(parts, controls(summary))
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
@@ -169,18 +175,28 @@ def conditions(
     In the middle block, which is judged, also the controls, in the place of the telling region, and B's last frame.
     """
     donor, telling = Run(b), Tokens(TELLING[a.task])
+    stranger = replace(unrelated, key=f"{a.key}{PARTNER}")  # denoised from the pair's noise, as B is
     found: list[tuple[str, str, str, Intervention]] = []
     for when, steps in (("first step", (0,)), ("all steps", None)):
         for region in REGIONS[a.task]:
             found.append((when, "B", region, SwapHidden(donor, block, steps, Tokens(region))))
         if block == blocks // 2:
-            for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(unrelated))):
+            for name, other in (("another seed", Run(a, 1)), ("unrelated puzzle", Run(stranger))):
                 found.append((when, name, TELLING[a.task], SwapHidden(other, block, steps, telling)))
             found.append((when, "noise", TELLING[a.task], NoiseHidden(block, steps, telling)))
     if block == blocks // 2:
         last = Tokens("all", (frames - 1,))
         found.append(("first step", "B", LAST_FRAME, SwapHidden(donor, block, (0,), last)))
     return found
+
+
+def has_a_say(of_task: pd.DataFrame) -> bool:
+    """Whether the first step can flip answers at all: B's velocity, all tokens after the last block, meets the
+    criterion.
+    """
+    first = of_task[(of_task["donor"] == "B") & (of_task["when"] == "first step") & (of_task["region"] == "all")]
+    rows = first[first["block"] == first["blocks"] - 1]
+    return any(judged(row, "becomes_b", FLIP)[0] == "shown" for _, row in rows.iterrows())
 
 
 def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
