@@ -168,7 +168,7 @@ def readable(
 ) -> tuple[list[Case], list[Skipped]]:
     """As `read_cases`; cases without a frame that is to be disturbed are skipped, too.
 
-    Raises MinicosError for a step or block that the model does not have.
+    Raises MinicosError for a step or block that the model does not have, or a frame that no case has.
     """
     cases, skipped = read_cases(data)
     limits = {"step": len(reasoner.schedule()), "block": len(reasoner.transformer.blocks)}
@@ -176,15 +176,18 @@ def readable(
     for one in interventions:
         for what, limit in limits.items():
             check_range(what, one.indices().get(what), limit)
-    fits = []
+    fits, last = [], 0
     for case in cases:
         count = ((case.frames or reasoner.settings.frames) - 1) // reasoner.frames_per_latent + 1
+        last = max(last, count - 1)
         if max(frames, default=0) < count:
             fits.append(case)
         else:
             skipped.append(
                 Skipped(case.key, f"frame {max(frames)} does not exist: it has latent frames 0 to {count - 1}")
             )
+    if not fits:
+        raise MinicosError(f"frame {max(frames)} does not exist in any case: they have latent frames 0 to {last}")
     return fits, skipped
 
 

@@ -76,6 +76,19 @@ def test_a_truncated_checkpoint_is_one_line(untrained_nano, tmp_path):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
+def test_a_puzzle_that_is_too_large_is_one_line(untrained_nano, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(untrained_nano, tmp_path / "copy")
+    config = copy / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rope_max_seq_len": 5}))  # mazes of 6 do not fit
+    done = minicos("evaluate", "--model", copy, "--n", 1, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout, done.stderr.count("minicos: ")) == (2, "", 1)
+    assert "too large for the model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
 def test_demo_writes_what_it_says(tmp_path):
     from PIL import Image
 

@@ -147,6 +147,23 @@ def test_a_bench_skips_cases_without_the_frame_and_refuses_steps_that_are_not_th
     assert not (tmp_path / "step" / "bench.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "number", "said"),
+    [("--noise-at-step", 60, "step 60 does not exist"), ("--noise-at-frame", 9, "frame 9")],
+)
+def test_a_step_or_frame_out_of_range_is_one_line_and_exit_code_2(
+    option, number, said, data, tiny_wan_folder, tmp_path
+):
+    command = [sys.executable, "-m", "minicos.cli", "bench", "--model", tiny_wan_folder, "--data", data]
+    options = ["--out", tmp_path / "out", option, str(number)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    # But for a bar of transformers'.
+    (line,) = (line for line in done.stderr.splitlines() if line.strip() and "Loading weights" not in line)
+    assert said in line
+    assert not list((tmp_path / "out").rglob("*.mp4"))
+
+
 def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp_path):
     """Answers that are there are kept, so they must be answers to the same question."""
     noise = (noise_at_step(2),)
