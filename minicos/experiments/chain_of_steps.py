@@ -99,7 +99,7 @@ class ChainOfSteps(Experiment):
             if task in first.index:
                 what = f"candidates of {task} at step 0 beyond the null"
                 parts.append((what, *judged(first.loc[task], "extra_candidates", EXTRA)))
-                parts.append((f"of {task}, given up by the end", *judged(first.loc[task], "given_up", EXTRA)))
+                parts.append((f"candidates of {task} given up by the end", *judged(first.loc[task], "given_up", EXTRA)))
         single = [task for task in TASKS if task in first.index and task not in SEVERAL]
         beside = [(f"candidates of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
         if "maze" in first.index:
