@@ -12,6 +12,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,9 @@ def _machine() -> str:
     return f"{platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}, {gpu}"
 
 
+@cache
 def commit() -> str:
-    """The commit of this code, with + where files differ from it."""
+    """The commit of this code, with + where files differ from it; asked once, as the code is read once."""
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)

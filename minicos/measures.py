@@ -22,7 +22,6 @@ Values = TypeVar("Values", Floats, "Tensor")
 
 GROUPS = 16  # of a jackknife
 CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
-LIKELIER = 0.5  # and that from which on it is more like the route than like an empty cell
 
 
 # --- intervals ------------------------------------------------------------------------------------------------------
@@ -96,16 +95,21 @@ def cell_probabilities(frame: NDArray[np.uint8], puzzle: MazePuzzle) -> Floats:
 
 
 def leans(frame: NDArray[np.uint8], puzzle: MazePuzzle | RotationPuzzle) -> bool:
-    """Whether what is likelier in every place makes a right answer, legible or not.
+    """Whether a right answer is what a picture is most like, legible or not.
 
-    Of a maze every cell takes the likelier of white and path (p_c from LIKELIER on), and these cells have to be those
-    of a right route; of a rotation the orientation with the largest weight has to be right. So a pale or blurred answer
-    counts, and the gap that is left when it does is no matter of legibility.
+    Of a maze every cell of a right route has to be more like the path (p_c) than any other cell is, however pale; of a
+    rotation the orientation with the largest weight has to be right. Where start and goal are neighbours no other cell
+    may belong to a candidate route.
     """
     if isinstance(puzzle, MazePuzzle):
-        likelier = cell_probabilities(frame, puzzle) >= LIKELIER  # never at start and goal, which are nan
-        cells = {cell for cell in product(range(puzzle.size), repeat=2) if likelier[cell]}
-        return any(cells == {*route} - {puzzle.start, puzzle.goal} for route in puzzle.routes)
+        probabilities = cell_probabilities(frame, puzzle)
+        cells = {cell for cell in product(range(puzzle.size), repeat=2) if not np.isnan(probabilities[cell])}
+        of_routes = ({*route} & cells for route in puzzle.routes)
+        return any(
+            min((probabilities[cell] for cell in route), default=CANDIDATE)
+            > max((probabilities[cell] for cell in cells - route), default=0)
+            for route in of_routes
+        )
     angles, weights = angle_posterior(frame, puzzle)
     angle = int(angles[int(weights.argmax())])
     return any(abs(wrap(angle - turn)) <= TOLERANCE for turn in puzzle.turns)

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -40,7 +41,7 @@ from minicos.experiments.chain_of_steps import left_open, mean_answer, nearest_a
 from minicos.experiments.perception_first import orders
 from minicos.experiments.running import run_experiment
 from minicos.experiments.self_correction import flip_together, shown, ways
-from minicos.interventions import Tokens
+from minicos.interventions import Tokens, noise_at_frame
 from minicos.model import CHECKPOINTS, save
 from minicos.replication import findings_table, replicate
 from minicos.runs import Run
@@ -300,14 +301,18 @@ def test_the_nearest_answer_is_found_among_several():
 STEP_COUNT, FRAME_COUNT = 12, 7
 
 
-def perturbed(loses, puzzles: int = 80) -> tuple[pd.DataFrame, np.ndarray]:
-    """A table and features of made-up runs; `loses(family, puzzle)` says which answers are lost."""
+MIDDLE = perturbation.middle_of(STEP_COUNT, FRAME_COUNT)
+
+
+def perturbed(loses, puzzles: int = 80, drop: tuple[str, ...] = ()) -> tuple[pd.DataFrame, np.ndarray]:
+    """A table and features of made-up runs; `loses(family, at, puzzle)` says which answers are lost."""
     rng = np.random.default_rng(0)
     clean = rng.normal(size=(puzzles, STEP_COUNT, 8))
     rows, features = [], []
-    for family, at, erased, first, _ in perturbation.conditions(STEP_COUNT, FRAME_COUNT):
+    conditions = perturbation.conditions(STEP_COUNT, FRAME_COUNT)
+    for family, at, erased, first, _ in (condition for condition in conditions if condition[0] not in drop):
         for puzzle in range(puzzles):
-            right = not loses(family, puzzle)
+            right = not loses(family, at, puzzle)
             labels = ("maze", 7, puzzle, family, at, erased, first, FRAME_COUNT - 1)
             rows.append((*labels, right, right))
             mine = rng.normal(size=clean[puzzle].shape) if family == "another seed" else clean[puzzle].copy()
@@ -320,27 +325,56 @@ def perturbed(loses, puzzles: int = 80) -> tuple[pd.DataFrame, np.ndarray]:
 @pytest.mark.parametrize(
     ("lost", "status"),
     [
-        (("noise at step", perturbation.OTHERS), "shown"),
+        (("noise at step",), "shown"),
         ((), "not shown"),
-        (("noise at step",), "not shown"),  # it is the judged frame that is lost
-        (("noise at step", perturbation.OTHERS, perturbation.LAST_LONG), "not shown"),  # the damage explains it
-        (("noise at step", perturbation.OTHERS, perturbation.INNER_LONG), "not shown"),
-        (("noise at step", perturbation.OTHERS, "noise at frame"), "not shown"),
+        (("noise at step", perturbation.LAST_LONG), "not shown"),  # the damage explains it
+        (("noise at step", perturbation.OTHERS, perturbation.INNER_LONG), "shown"),  # told, not judged
+        (("noise at step", "noise at frame"), "not shown"),
+        (("noise at other steps",), "not shown"),
     ],
 )
 def test_noise_at_a_step_is_judged_against_as_much_noise_at_a_frame(lost, status):
     experiment = get_experiment("perturbation")
-    table, features = perturbed(lambda family, puzzle: family in lost and puzzle >= 4)
+    others = "noise at other steps" in lost
+
+    def loses(family: str, at: int, puzzle: int) -> bool:
+        return puzzle >= 4 and (family in lost or (others and family == "noise at step" and at != MIDDLE))
+
+    table, features = perturbed(loses)
     summary = experiment.summarise({"maze": table}, {"maze": {"x0_hat": features}})
     verdict = experiment.verdict(summary)
     assert verdict.status == status
     assert "noise on last frame at one step 0 [" in verdict.text
+    spared = 0.95 if perturbation.OTHERS in lost and perturbation.INNER_LONG not in lost else 0
+    assert f"judged frame spared, maze {spared:g} [" in verdict.text
     assert len(experiment.plot(summary, "test").axes) == 4
     assert summary.set_index("family").loc[[*perturbation.SIDES], "n"].tolist() == [80, 80, 80]
 
 
+def test_a_contrast_that_could_not_be_run_is_no_evidence():
+    """A short schedule, or few frames, leaves the raw contrast alone, which damage explains."""
+    experiment = get_experiment("perturbation")
+    table, features = perturbed(lambda family, *_: family == "noise at step", drop=(perturbation.LAST_LONG,))
+    verdict = experiment.verdict(experiment.summarise({"maze": table}, {"maze": {"x0_hat": features}}))
+    assert verdict.status == "unclear"
+    assert "matched, maze: unclear (not measured" in verdict.text
+
+
+def test_what_is_judged_is_the_whole_answer_but_where_the_last_frame_is_lost(untrained_nano):
+    """A route without its last cells is on the way, and not right; of a run that cannot end, the frame before is."""
+    task, reasoner = get_task("maze"), load(untrained_nano)
+    puzzle = next(p for p in (task.sample(0, i, size=5) for i in range(50)) if len(p.route) > 10)
+    video = task.render(puzzle, 5)
+    early = np.concatenate([video[:4], video[3:4]])  # the route has not got to its end
+    noise = noise_at_frame(reasoner.latent_frames - 1)
+    runs = [Run(puzzle), Run(puzzle), Run(puzzle, 0, (noise,)), Run(puzzle, 0, (noise,))]
+    videos = np.stack([video, early, early, video[[0, 0, 0, 0, 4]]])
+    rows = perturbation.judged_frames(SimpleNamespace(runs=runs, video=videos), reasoner.frames_per_latent)
+    assert [row["right"] for (row,) in rows] == [True, False, True, False]
+
+
 def test_dissimilarity_is_of_the_steps_from_the_disturbed_one_on():
-    table, features = perturbed(lambda family, puzzle: False)
+    table, features = perturbed(lambda *_: False)
     summary = get_experiment("perturbation").summarise({"maze": table}, {"maze": {"x0_hat": features}})
     of = summary.dropna(subset="dissimilarity").set_index("family")
     assert of.loc["clean", "dissimilarity"] == pytest.approx(0, abs=1e-9)
@@ -365,6 +399,9 @@ def test_equal_damage_is_equal(steps, frames):
     long = perturbation.LAST_LONG, perturbation.INNER_LONG
     assert all(erased == frames for family, _, erased, *_ in found if family in long)
     assert frames > steps or {family for family, *_ in found if family in long} == {*long}
+    (middle,) = {at for family, at, *_ in found if family == perturbation.LAST}
+    assert middle in {at for family, at, *_ in found if family == "noise at step"}
+    assert all(done[0].steps[-1] == middle for family, *_, done in found if family in long)
 
 
 # --- ensemble -------------------------------------------------------------------------------------------------------
@@ -415,6 +452,8 @@ def test_an_average_that_changes_nothing_gains_nothing_whatever_its_seed_is_wort
         assert gains.loc[name, "gain"] == 0
         assert gains.loc[name, "gain_high"] < 0.01
     assert gains.loc["vote", "gain"] == pytest.approx(1 / 6)  # of what has no seed, against the mean of all
+    for name in ("initial noise", "initial noise, matched"):  # right always, as that seed is: but they are no seed's
+        assert gains.loc[name, "behind_hidden"] == pytest.approx(-1 / 6)
 
 
 def test_no_two_averages_are_the_same_run(untrained_nano):
@@ -483,13 +522,14 @@ def test_frames_that_flip_together(frames, together):
 
 
 def test_the_ways_from_wrong_to_right_are_told_apart():
-    columns = ["puzzle", "step", "right", "wrong", "frames"]
+    columns = ["puzzle", "step", "right", "readable", "wrong", "frames"]
+    right, wrong, blurred = (True, True, False, "f11"), (False, True, True, "f00"), (False, False, False, "f00")
     stories = {
-        "corrected": [(False, True, "f0"), (True, False, "f1")],
-        "decided": [(False, False, "f0"), (True, False, "f1")],
-        "lost": [(True, False, "f1"), (False, True, "f0")],
-        "blurred": [(True, False, "f1"), (False, False, "f0")],
-        "always": [(True, False, "f1"), (True, False, "f1")],
+        "corrected": [wrong, right],
+        "decided": [blurred, right],
+        "lost": [right, wrong],
+        "blurred": [right, blurred],
+        "always": [right, right],
     }
     rows = [(name, step, *state) for name, states in stories.items() for step, state in enumerate(states)]
     shares = {row["what"]: (row["share"], row["n"]) for row in ways(pd.DataFrame(rows, columns=columns))}
@@ -499,28 +539,33 @@ def test_the_ways_from_wrong_to_right_are_told_apart():
     assert shares["never readable and wrong, but late right"] == (0.2, 5)
     assert shares["right, then readable and wrong at the end"] == (0.2, 5)
     assert shares["right, then undecided at the end"] == (0.2, 5)
-    assert shares["all frames in the same step"] == (1.0, 2)
+    assert shares["readable and not yet right, then right"] == (0.2, 5)
+    assert shares["right later: all frames in the same step"] == (1.0, 2)
 
 
 @pytest.mark.parametrize(
-    ("corrected", "decided", "status"),
-    [(60, 20, "shown"), (0, 80, "not shown"), (0, 5, "unclear"), (2, 3, "unclear")],  # too few that could be corrected
+    ("corrected", "unfinished", "blurred", "status"),
+    [(60, 0, 20, "shown"), (0, 80, 20, "not shown"), (0, 5, 80, "unclear"), (2, 3, 0, "unclear")],
 )
-def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, decided, status):
-    """Of 200 mazes some are corrected, some only decided, in all frames at once; the others are right all along."""
-    wrong_first, open_first = [(False, True, "f0"), (True, False, "f1")], [(False, False, "f0"), (True, False, "f1")]
-    stories = [wrong_first] * corrected + [open_first] * decided
-    stories += [[(True, False, "f1")] * 2] * (200 - len(stories))
+def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, unfinished, blurred, status):
+    """Of 200 mazes some are corrected, some can or cannot be read before they are right; the others always are."""
+    right = (True, True, False, "f11")
+    first = [(False, True, True, "f00")] * corrected + [(False, True, False, "f00")] * unfinished
+    first += [(False, False, False, "f00")] * blurred
+    stories = [[state, right] for state in first] + [[right, right]] * (200 - len(first))
     rows = [
         ("maze", 7, "run", n, step, *state) for n, states in enumerate(stories) for step, state in enumerate(states)
     ]
-    broken = [("maze", 7, f"{kind}/1", n, 1, kind == "re-noised", False, "f1") for n in range(200) for kind in KINDS]
-    columns = ["task", "size", "family", "puzzle", "step", "right", "wrong", "frames"]
+    broken = [
+        ("maze", 7, f"{kind}/1", n, 1, kind == KINDS[0], True, False, "f11") for n in range(200) for kind in KINDS
+    ]
+    columns = ["task", "size", "family", "puzzle", "step", "right", "readable", "wrong", "frames"]
     experiment = get_experiment("self-correction")
     summary = experiment.summarise({"maze": pd.DataFrame(rows + broken, columns=columns)}, {})
     verdict = experiment.verdict(summary)
     assert verdict.status == status
-    assert ("too few become right on the way" in verdict.text) == (status == "unclear")
+    assert ("too few can be read before they are right" in verdict.text) == (status == "unclear")
+    assert "right later: all frames in the same step 1 [" in verdict.text
     assert "cost of breaking x0_hat before step 1 1 [" in verdict.text
     experiment.plot(summary, "test")
 
@@ -646,6 +691,7 @@ def test_what_is_swapped_is_controlled_where_it_acts():
         assert all(done.needs(Run(puzzle)) for (_, _, donor, _), done in found.items() if donor != "noise")
         stranger = found[3, "first step", "unrelated puzzle", TELLING[name]].donor.puzzle
         assert (stranger.noise_key, stranger.prompt) == (puzzle.noise_key, unrelated.prompt)
+        assert len({puzzle.key, task.partner(puzzle).key, stranger.key, unrelated.key}) == 4
 
 
 # --- chain-of-steps and budget: rates ---------------------------------------------------------------------------------
@@ -659,8 +705,11 @@ def steps_table(late: set[str], puzzles: int = 100) -> pd.DataFrame:
         leaning = step == 11 or "answer" not in late
         answer = leaning and (step == 11 or "legible" not in late)
         solved = answer and (step == 11 or "frames" not in late)
-        several = 2 if task in chain_of_steps.SEVERAL and (step == 0 or "choice" in late) else 1
-        rows.append((task, 7, "8-11", step, 1.0, puzzle, solved, answer, leaning, several, 1, 2, 0.0, 0.0))
+        several = 2 if task in chain_of_steps.SEVERAL and (step == 0 or late & {"choice", "crispness"}) else 1
+        blur = int(step == 0 and "crispness" in late)  # in the picture and in its null
+        rows.append(
+            (task, 7, "8-11", step, 1.0, puzzle, solved, answer, leaning, several + blur, 1 + blur, 2, 0.0, 0.0)
+        )
     columns = ["task", "size", "length", "step", "sigma", "puzzle", "solved", "answer", "leans", "candidates"]
     columns += ["null_candidates", "blend_candidates", "entropy", "null_entropy"]
     return pd.DataFrame(rows, columns=columns)
@@ -674,6 +723,7 @@ def steps_table(late: set[str], puzzles: int = 100) -> pd.DataFrame:
         ({"frames"}, "not shown", 0, 0),
         (set(), "not shown", 0, 0),
         ({"answer", "choice"}, "not shown", 1, 1),  # several candidates, and never fewer
+        ({"answer", "crispness"}, "not shown", 1, 1),  # fewer, but no fewer than in a picture that is as blurred
     ],
 )
 def test_the_gap_of_the_steps_is_told_apart_from_legibility(late, status, leaning, answers):

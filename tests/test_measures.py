@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 
 from minicos.errors import MinicosError
 from minicos.measures import (
@@ -79,15 +80,17 @@ def test_a_blend_of_two_routes_costs_a_bit_for_every_cell_in_doubt():
 
 @pytest.mark.parametrize(("name", "size"), [("maze", 5), ("maze-braided", 6), ("rotation", 90), ("rotation-open", 90)])
 def test_a_pale_answer_leans_to_itself_and_other_answers_do_not(name, size):
-    """What cannot be read any more still says which answer is the likelier one."""
+    """What cannot be read any more, pale or blurred, still says which answer it is most like."""
     task = get_task(name)
     for index in range(10):
         puzzle = task.sample(0, index, size=size)
         for shown in range(len(task.answers(puzzle))):
             right = task.render(dataclasses.replace(puzzle, shown=shown), 2)
-            pale = (0.6 * right[-1] + 0.4 * 255).astype(np.uint8)
+            pale = (0.3 * right[-1] + 0.7 * 255).astype(np.uint8)
+            blurred = gaussian_filter(right[-1].astype(float), (1, 1, 0)).astype(np.uint8)
             assert leans(right[-1], puzzle)
             assert leans(pale, puzzle)
+            assert leans(blurred, puzzle)
             assert not task.score(np.stack([right[0], pale]), puzzle).answer
             assert not leans(right[0], puzzle) or (name.startswith("maze") and len(puzzle.route) == 2)
         if name.startswith("maze") and len(puzzle.route) > 2:

@@ -141,8 +141,6 @@ def joined(parts: Sequence[tuple[str, str, str]], beside: Sequence[tuple[str, pd
 
     beside: controls that are told and not judged, (what, a row of `means`, its column).
     """
-    if not parts:
-        return Verdict("unclear", "Nothing to judge by: no puzzle of this kind came up.")
     text = _sentence(f"{what}: {status} ({numbers})" for what, status, numbers in parts)
     if beside:
         controls = [
@@ -150,11 +148,11 @@ def joined(parts: Sequence[tuple[str, str, str]], beside: Sequence[tuple[str, pd
             for what, row, column in beside
         ]
         text += f" Beside it, not judged: {'; '.join(controls)}."
-    return Verdict(together([status for _, status, _ in parts]), text)
+    return Verdict(together([status for _, status, _ in parts]) if parts else "unclear", text)
 
 
 def _sentence(parts: Iterable[str]) -> str:
-    text = "; ".join(parts)
+    text = "; ".join(parts) or "nothing to judge by: no puzzle of this kind came up"
     return f"{text[0].upper()}{text[1:]}."
 
 

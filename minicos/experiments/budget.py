@@ -47,7 +47,8 @@ class Budget(Experiment):
     )
     criterion = (
         f"On puzzles with one right answer the most steps solve over {100 * GAIN:g} points more than a single one, and "
-        f"over {100 * GAIN:g} points more last frames lean to the right answer (the likelier colour of every cell)."
+        f"over {100 * GAIN:g} points more last frames lean to the right route (its cells are more like the path than "
+        "any other)."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:

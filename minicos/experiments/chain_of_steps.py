@@ -53,9 +53,9 @@ class ChainOfSteps(Experiment):
     )
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end, and "
-        "so does the share whose last frame leans to the right route (the likelier colour of every cell); on puzzles "
-        f"with several right answers, x0_hat at step 0 shows more than {EXTRA:g} candidates more than its null, and "
-        f"more than {EXTRA:g} more than at the end."
+        "so does the share whose last frame leans to the right route (its cells are more like the path than any other"
+        f"); on puzzles with several right answers, x0_hat at step 0 shows over {EXTRA:g} candidates more than its "
+        f"null, and this excess falls by over {EXTRA:g} to the end."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -79,7 +79,7 @@ class ChainOfSteps(Experiment):
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
         for column, gap in (("solved", "gap"), ("answer", "answer_gap"), ("leans", "leaning_gap")):
             table[gap] = at_end[column].loc[keys].to_numpy().astype(float) - table[column].astype(float)
-        table["given_up"] = table["candidates"] - at_end["candidates"].loc[keys].to_numpy()
+        table["given_up"] = table["extra_candidates"] - at_end["extra_candidates"].loc[keys].to_numpy()
         columns = ["solved", "answer", "leans", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
         columns += ["given_up", "entropy", "null_entropy", "gap", "answer_gap", "leaning_gap"]
         by = ["task", "size", "length", "step", "sigma"]

@@ -90,6 +90,9 @@ class Commitment(Experiment):
                 continue
             first = rows.iloc[0]
             half = rows[rows["step"] <= (rows["step"].max() + 1) / 2].iloc[-1]
+            if half["step"] == first["step"]:
+                parts.append((task, "unclear", "too few steps to tell the first restart from a later one"))
+                continue
             numbers = half["commitment"], half["low"], half["high"]
             parts.append((f"{task}, step {half['step']}", *judge(*numbers, LATE, int(half["n"]))))
             open_still = 1 - first["commitment"], 1 - first["high"], 1 - first["low"]

@@ -1,11 +1,11 @@
 """Perturbation: noise at a step against noise at a frame, with the controls that tell damage from importance.
 
 The paper overwrites all frames at one step, or one frame at all steps. These erase different amounts, so a curve of
-other sets is drawn against the number of erased frame-steps, and noise at one step is set against noise in one frame at
-F steps around it, F the number of frames. The last frame is the one that is judged, so it is noised on both sides (all
-frames at one step against the last one at F steps) or spared on both (all the others at one step, F - 1 frame-steps,
-against an inner one at F steps). Unit noise is foreign to a step whose noise level is lower, so the same steps are also
-re-noised to their own level. And noise at step 0 is another seed: no damage at all.
+other sets is drawn against the number of erased frame-steps, and all F frames at one step are set against the last
+frame, which is judged, at F steps: those that end with it, so that both have as many steps left to mend. The same with
+the judged frame spared on both sides (the others at one step, F - 1 frame-steps, against an inner frame at F steps) is
+told beside: what is spared is a whole copy of the answer. Unit noise is foreign to a step whose noise level is lower,
+so the same steps are also re-noised to their own level. And noise at step 0 is another seed: no damage at all.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ if TYPE_CHECKING:
 TASKS = ("maze", "rotation-open")
 STEPS = 6  # of the schedule, evenly spread
 LEAST_ROWS = 8  # of a CKA and its jackknife
-CENTRES = 2  # of these: those in the middle, around which one frame is noised at as many steps as there are frames
 FRAMES, COUNTS = 8, 3  # at most: which frames are noised throughout, and how many in the curve of equal damage
 FEATURES = 64  # per step, random projections of x0_hat
 RAW, MATCHED = 0.20, 0.10
+TOO_SHORT = "unclear", "not measured: too few frames, or fewer steps than frames"
+AGAIN = "re-noise at step"
 LAST, OTHERS = "last frame at one step", "all but the last frame at one step"
 LAST_LONG, INNER_LONG = "last frame at as many steps", "inner frame at as many steps"
+RAW_PAIR, NOISED, SPARED = "step - frame", "step - frame, matched", "step - frame, matched, judged frame spared"
 SIDES = {  # of each contrast: where the steps' damage is, and the frame's
-    "step - frame": ("noise at step", "noise at frame"),
-    "step - frame, matched, judged frame noised": ("noise at step", LAST_LONG),
-    "step - frame, matched, judged frame spared": (OTHERS, INNER_LONG),
+    RAW_PAIR: ("noise at step", "noise at frame"),
+    NOISED: ("noise at step", LAST_LONG),
+    SPARED: (OTHERS, INNER_LONG),
 }
 STYLES = {
     "noise at step": ("#0072B2", "o"),
@@ -90,9 +92,8 @@ class Perturbation(Experiment):
     )
     criterion = (
         f"Noise at a step (not 0) costs over {100 * RAW:g} points of right answers more than noise at a frame (not the "
-        f"first or last); and so it does by more than {100 * MATCHED:g} points at as many erased frame-steps, one step "
-        "in the middle against one frame at as many steps around it, with the judged frame noised on both sides and "
-        "with it spared on both."
+        f"first or last); and so it does by more than {100 * MATCHED:g} points at as many erased frame-steps: all "
+        "frames at one step in the middle against the last frame, which is judged, at as many steps up to that one."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -127,10 +128,11 @@ class Perturbation(Experiment):
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts = []
-        for family in SIDES:
-            criterion = RAW if family == "step - frame" else MATCHED
-            for _, row in summary[summary["family"] == family].iterrows():
-                parts.append((f"{family}, {row['task']}", *judged(row, "loss", criterion)))
+        for task, rows in summary.groupby("task", sort=False):
+            for family, criterion in ((RAW_PAIR, RAW), (NOISED, MATCHED)):
+                of_family = rows[rows["family"] == family]
+                found = judged(of_family.iloc[0], "loss", criterion) if len(of_family) else TOO_SHORT
+                parts.append((f"{family}, {task}", *found))
         return joined(parts, controls(summary))
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
@@ -187,42 +189,42 @@ def trials_of(puzzle: Puzzle, index: int, steps: int, frames: int) -> list[Trial
 
 def conditions(steps: int, frames: int) -> list[tuple[str, int, float, int, tuple[Intervention, ...]]]:
     """(family, at which step, frame or count, erased frame-steps, first disturbed step, interventions)."""
-    chosen, centres = spread(0, steps - 1, STEPS), centres_of(steps)
-    middle, inner = centres[-1], tuple(range(1, frames - 1)) or (0,)
-    counts = spread(1, len(inner), COUNTS)
+    chosen, middle = spread(0, steps - 1, STEPS), middle_of(steps, frames)
+    inner, others = tuple(range(1, frames - 1)), tuple(range(frames - 1))
+    counts = spread(1, len(inner), COUNTS) if inner else []
     found: list[tuple[str, int, float, int, tuple[Intervention, ...]]] = []
     found += [("clean", 0, 0, 0, ()), ("another seed", 0, 0, 0, ())]
     found += [("noise at step", s, frames, s, (noise_at_step(s),)) for s in chosen]
     found += [("re-noise at step", s, frames, s, (Renoise((s,)),)) for s in chosen if s]  # at step 0: another seed
     found += [("noise at frame", f, steps, 0, (noise_at_frame(f),)) for f in spread(0, frames - 1, FRAMES)]
-    found.append((LAST, middle, 1, middle, (Noise((middle,), Places((frames - 1,))),)))
-    others = tuple(range(frames - 1))
-    found += [(OTHERS, s, len(others), s, (Noise((s,), Places(others)),)) for s in centres]
+    for family, some in ((LAST, (frames - 1,)), (OTHERS, others)):
+        found.append((family, middle, len(some), middle, (Noise((middle,), Places(some)),)))
     for k in counts:
         found.append(("frames at one step", k, k, middle, (Noise((middle,), Places(inner[:k])),)))
-    for m in (count for count in counts if 1 < count <= steps // 2):  # one at one step is above
-        span = around(middle, m, steps)
+    for m in (count for count in counts if 1 < count <= min(steps // 2, middle + 1)):  # one at one step is above
+        span = up_to(middle, m)
         found.append(("one frame at steps", m, m, span[0], (Noise(span, Places(inner[:1])),)))
-    for span in sorted({around(centre, frames, steps) for centre in centres} if frames <= steps else ()):
-        for frame in sorted({inner[0], inner[-1], frames - 1}):
-            family = LAST_LONG if frame == frames - 1 else INNER_LONG
-            found.append((family, frame, frames, span[0], (Noise(span, Places((frame,))),)))
+    for frame in sorted({*inner[:1], *inner[-1:], frames - 1}) if frames <= steps else ():
+        family, span = LAST_LONG if frame == frames - 1 else INNER_LONG, up_to(middle, frames)
+        found.append((family, frame, frames, span[0], (Noise(span, Places((frame,))),)))
     for share in (0.25, 0.5, 0.75):
         noise = Noise((middle,), Places(share=share))
         found.append(("share of positions at one step", middle, share * frames, middle, (noise,)))
     return found
 
 
-def centres_of(steps: int) -> list[int]:
-    """Of the steps that are noised, those nearest to the middle, at most CENTRES, none of them the first."""
+def middle_of(steps: int, frames: int) -> int:
+    """Of the steps that are noised, but the first, the one nearest to the middle: of those that are the last of as many
+    steps as there are frames, if there are any.
+    """
     chosen = spread(0, steps - 1, STEPS)[1:] or [0]
-    return sorted(sorted(chosen, key=lambda s: abs(s - (steps - 1) / 2))[:CENTRES])
+    late = [s for s in chosen if s >= frames - 1] or chosen
+    return min(late, key=lambda s: abs(s - (steps - 1) / 2))
 
 
-def around(centre: int, count: int, steps: int) -> tuple[int, ...]:
-    """So many of the steps, in a row around this one."""
-    first = min(max(0, centre - count // 2), steps - count)
-    return tuple(range(first, first + count))
+def up_to(last: int, count: int) -> tuple[int, ...]:
+    """So many steps in a row, of which this is the last."""
+    return tuple(range(last - count + 1, last + 1))
 
 
 def spread(first: int, last: int, most: int) -> list[int]:
@@ -279,17 +281,16 @@ def dissimilarity(features: NDArray, clean: NDArray, first: int) -> tuple[float,
 def contrasts(table: pd.DataFrame) -> pd.DataFrame:
     """Mean loss by noise at a step minus mean loss by noise at a frame, puzzle by puzzle: each of SIDES.
 
-    Raw: all steps but 0 against all frames but the first and the last; matched: the steps in the middle.
+    Raw: all steps but 0 against all frames but the first and the last; matched: the step in the middle.
     """
-    last = table["last"].iloc[0]
-    middle = centres_of(table[table["family"] == "noise at step"]["at"].max() + 1)
+    last, middle = table["last"].iloc[0], table[table["family"] == LAST]["at"].iloc[0]
     rows = []
     for family, sides in SIDES.items():
         steps, frames = (table[table["family"] == side] for side in sides)
-        if family == "step - frame":
+        if family == RAW_PAIR:
             steps, frames = steps[steps["at"] > 0], frames[frames["at"].between(1, last - 1)]
         else:
-            steps = steps[steps["at"].isin(middle)]
+            steps = steps[steps["at"] == middle]
         one, other = (side.groupby("puzzle")["loss"].mean() for side in (steps, frames))
         if one.empty or other.empty:  # too few frames
             continue
@@ -301,11 +302,13 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
-    """What is told beside the verdict, of one step: how much of the loss is that of the frame which is judged, and how
-    much is left where the noise is not foreign to the step.
+    """What is told beside the verdict, of the step in the middle: how much of the loss is that of the frame which is
+    judged, the matched contrast without it, and how much is left where the noise is not foreign to the step.
     """
-    rows = summary[summary["family"].isin((LAST, OTHERS))]
-    rows = rows[rows["at"] == rows[rows["family"] == LAST]["at"].max()]
-    found = [(f"lost on {row['task']} by noise on {row['family']}", row, "loss") for _, row in rows.iterrows()]
-    again = summary[(summary["family"] == "re-noise at step") & summary["at"].isin(rows["at"])]
-    return found + [(f"lost on {row['task']} by re-noising there", row, "loss") for _, row in again.iterrows()]
+    found = []
+    for task, rows in summary.groupby("task", sort=False):
+        here = rows[rows["at"] == rows[rows["family"] == LAST]["at"].iloc[0]].set_index("family")
+        for family, words in ((LAST, f"noise on {LAST}"), (OTHERS, f"noise on {OTHERS}"), (AGAIN, "re-noising there")):
+            found += [(f"lost on {task} by {words}", row, "loss") for _, row in here[here.index == family].iterrows()]
+        found += [(f"{SPARED}, {task}", row, "loss") for _, row in rows[rows["family"] == SPARED].iterrows()]
+    return found

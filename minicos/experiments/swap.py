@@ -58,6 +58,7 @@ REGION_STYLES = {
 DONOR_MARKS = {"another seed": "x", "unrelated puzzle": "+", "noise": "*"}
 PAIRS_A_CHUNK = 2  # one where a video is a batch: a pair's hundred runs are ten gigabytes of video
 FLIP = 0.25
+SAY = 0.50  # what B's whole velocity has to flip, for the step to have a say
 
 
 class Swap(Experiment):
@@ -71,7 +72,8 @@ class Swap(Experiment):
     )
     criterion = (
         "At the middle block and the first step, swapping the region where the pair differs makes over "
-        f"{100 * FLIP:g} % of the answers the other's (unclear where B's whole velocity at that step does not either)."
+        f"{100 * FLIP:g} % of the answers the other's (unclear where B's whole velocity at that step does not flip "
+        f"over {100 * SAY:g} %)."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -175,7 +177,7 @@ def conditions(
     In the middle block, which is judged, also the controls, in the place of the telling region, and B's last frame.
     """
     donor, telling = Run(b), Tokens(TELLING[a.task])
-    stranger = replace(unrelated, key=f"{a.key}{PARTNER}")  # denoised from the pair's noise, as B is
+    stranger = replace(unrelated, key=f"{a.key}{PARTNER}/{unrelated.key}")  # denoised from the pair's noise, as B is
     found: list[tuple[str, str, str, Intervention]] = []
     for when, steps in (("first step", (0,)), ("all steps", None)):
         for region in REGIONS[a.task]:
@@ -191,12 +193,10 @@ def conditions(
 
 
 def has_a_say(of_task: pd.DataFrame) -> bool:
-    """Whether the first step can flip answers at all: B's velocity, all tokens after the last block, meets the
-    criterion.
-    """
+    """Whether the first step can flip answers: by B's velocity, all tokens after the last block, over SAY of them."""
     first = of_task[(of_task["donor"] == "B") & (of_task["when"] == "first step") & (of_task["region"] == "all")]
     rows = first[first["block"] == first["blocks"] - 1]
-    return any(judged(row, "becomes_b", FLIP)[0] == "shown" for _, row in rows.iterrows())
+    return any(judged(row, "becomes_b", SAY)[0] == "shown" for _, row in rows.iterrows())
 
 
 def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:

@@ -19,7 +19,7 @@ Status = Literal["solved", "wrong", "invalid", "unreadable"]
 Video = NDArray[np.uint8]  # (frames, height, width, 3)
 Item = TypeVar("Item")
 
-PARTNER = "/partner"  # what the key of the second one of a pair ends with
+PARTNER = "/partner"  # what the key of the second one of a pair has after that of the first
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STATUSES: tuple[Status, ...] = ("solved", "wrong", "invalid", "unreadable")
@@ -60,7 +60,7 @@ class Puzzle:
     @property
     def noise_key(self) -> str:
         """What noise is drawn by: both of a pair (`Task.partner`) are denoised from the same noise."""
-        return self.key.removesuffix(PARTNER)
+        return self.key.partition(PARTNER)[0]
 
     @property
     def frames(self) -> int | None:
