@@ -73,11 +73,11 @@ PRESETS = {
     "nano": _NANO,
     "nano-rotation": _NANO,
     "micro": _MICRO,
-    "micro-rotation": replace(_MICRO, blocks=4),
+    "micro-rotation": replace(_MICRO, blocks=4, shift=5.0),  # as it is trained
     "micro-occlusion": _MOTION,
     "micro-bounce": _MOTION,
     "micro-causal": replace(_MICRO, causal=True),
-    "micro-causal-rotation": replace(_MICRO, blocks=4, causal=True),
+    "micro-causal-rotation": replace(_MICRO, blocks=4, shift=5.0, causal=True),
     # For one GPU: wide enough for its matrix units, heads of a size that its attention kernels like.
     "mini": replace(_MICRO, heads=4, head_dim=64, blocks=10, ffn_dim=1024, freq_dim=128),
 }
