@@ -498,6 +498,15 @@ def test_commitment_is_judged_in_the_first_half_and_at_the_first_restart(committ
     assert len(experiment.plot(summary, "test").axes) == 2
 
 
+def test_what_was_shown_in_training_is_told_and_not_judged():
+    """Open rotations, whose blends the network has learned to leave."""
+    table = commitment_table(5, 60)
+    experiment = get_experiment("commitment")
+    verdict = experiment.verdict(experiment.summarise({"all": table[table["task"] == "rotation-open"]}, {}))
+    assert verdict.status == "unclear"
+    assert "rotation-open, step 5 1 [" in verdict.text
+
+
 def test_runs_without_any_answer_are_no_evidence():
     experiment = get_experiment("commitment")
     summary = experiment.summarise({"all": commitment_table(1, 0)}, {})

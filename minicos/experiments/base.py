@@ -30,6 +30,9 @@ EDGE = (0.4, 0.9)  # final solved rates between which a difficulty is at the edg
 INFORMATIVE = 0.25  # gap between step 0 and the end from which on the steps do something
 LEAST = 16
 NARROW = 0.03  # half-width of an interval from which on an effect that is not there counts as not shown
+# Told and not judged: in training, miniatures are shown blends of its two answers (`training.Batches`), so that what
+# they do with one is no finding.
+TOLD = ("rotation-open",)
 MOST = 100_000  # puzzles that anybody would run: a mean at its criterion asks for any number of them
 
 

@@ -17,7 +17,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minicos.evaluation import length_bin
-from minicos.experiments.base import Experiment, Scale, Verdict, chunked, joined, judged, means, puzzles_for, tasks_of
+from minicos.experiments.base import (
+    TOLD,
+    Experiment,
+    Scale,
+    Verdict,
+    chunked,
+    joined,
+    judged,
+    means,
+    puzzles_for,
+    tasks_of,
+)
 from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, leans, path_entropy
 from minicos.model import Reasoner
 from minicos.runs import Run
@@ -54,7 +65,7 @@ class ChainOfSteps(Experiment):
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end, and "
         "so does the share whose last frame leans to the right route (its cells are more like the path than any other"
-        f"); on puzzles with several right answers, x0_hat at step 0 shows over {EXTRA:g} candidates more than its "
+        f"); on mazes with several right answers, x0_hat at step 0 shows over {EXTRA:g} candidates more than its "
         f"null, and this excess falls by over {EXTRA:g} to the end."
     )
 
@@ -90,18 +101,22 @@ class ChainOfSteps(Experiment):
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         first = summary[(summary["step"] == 0) & (summary["length"] == "all")].set_index("task")
-        parts = []
+        parts, beside = [], []
         if "maze" in first.index:
             parts.append(("gap on maze", *judged(first.loc["maze"], "gap", GAP)))
             # The solved rate asks for frames that can be read: of its gap a part is legibility.
             parts.append(("gap on maze, leaning", *judged(first.loc["maze"], "leaning_gap", GAP)))
-        for task in SEVERAL:
-            if task in first.index:
-                what = f"candidates of {task} at step 0 beyond the null"
-                parts.append((what, *judged(first.loc[task], "extra_candidates", EXTRA)))
-                parts.append((f"candidates of {task} given up by the end", *judged(first.loc[task], "given_up", EXTRA)))
+        for task in (task for task in SEVERAL if task in first.index):
+            for what, column in (
+                ("at step 0 beyond the null", "extra_candidates"),
+                ("given up by the end", "given_up"),
+            ):
+                if task in TOLD:
+                    beside.append((f"candidates of {task} {what}", first.loc[task], column))
+                else:
+                    parts.append((f"candidates of {task} {what}", *judged(first.loc[task], column, EXTRA)))
         single = [task for task in TASKS if task in first.index and task not in SEVERAL]
-        beside = [(f"candidates of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
+        beside += [(f"candidates of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
         if "maze" in first.index:
             beside.append(("gap on maze, right last frames", first.loc["maze"], "answer_gap"))
         return joined(parts, beside)

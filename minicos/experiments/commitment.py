@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judge, puzzles_for, tasks_of
+from minicos.experiments.base import TOLD, Experiment, Scale, Verdict, grouped, joined, judge, puzzles_for, tasks_of
 from minicos.flow import turned_back
 from minicos.interventions import NoiseUp, Renoise
 from minicos.measures import commitment_interval
@@ -44,7 +44,7 @@ class Commitment(Experiment):
         "form of restart, for all runs with a readable answer and for those with a wrong one."
     )
     criterion = (
-        "On puzzles with several right answers, of runs with a readable one, x0_hat noised again: commitment exceeds "
+        "On mazes with several right answers, of runs with a readable one, x0_hat noised again: commitment exceeds "
         f"{LATE:g} at the last restart of the first half of the steps, and at the first restart stays {EARLY:g} or "
         "more below 1."
     )
@@ -82,7 +82,7 @@ class Commitment(Experiment):
         return pd.DataFrame(rows, columns=columns)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        parts = []
+        parts, beside = [], []
         mine = summary[(summary["group"] == "all runs") & (summary["family"] == "x0_hat noised again")]
         for task in SEVERAL:
             rows = mine[mine["task"] == task].sort_values("step")
@@ -90,6 +90,11 @@ class Commitment(Experiment):
                 continue
             first = rows.iloc[0]
             half = rows[rows["step"] <= (rows["step"].max() + 1) / 2].iloc[-1]
+            if task in TOLD:
+                for row in (first, half):
+                    row = row.rename({"low": "commitment_low", "high": "commitment_high"})
+                    beside.append((f"{task}, step {row['step']}", row, "commitment"))
+                continue
             if half["step"] == first["step"]:
                 parts.append((task, "unclear", "too few steps to tell the first restart from a later one"))
                 continue
@@ -97,7 +102,7 @@ class Commitment(Experiment):
             parts.append((f"{task}, step {half['step']}", *judge(*numbers, LATE, int(half["n"]))))
             open_still = 1 - first["commitment"], 1 - first["high"], 1 - first["low"]
             parts.append((f"{task}, still open at step {first['step']}", *judge(*open_still, EARLY, int(first["n"]))))
-        return joined(parts)
+        return joined(parts, beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
