@@ -33,6 +33,8 @@ Branch = Literal["cond", "uncond"]
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PIPELINE = "WanImageToVideoPipeline"
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")  # of it
+GUESS = "wan2.2-i2v-a14b"  # what a pipeline of unknown name is taken for
 SETTINGS_FILE = "minicos.json"
 SHARD = "15MB"  # the largest file of weights that is written
 MOST_WORDS = 512  # tokens of a prompt, as in diffusers' pipeline
@@ -399,17 +401,12 @@ def load(name: str | Path | None = None, processes: int = 1) -> Reasoner:
         kind = "Wan2.2 5B, or Wan2.1 with its image encoder"
         raise MinicosError(f"{folder} holds another Wan ({kind}): only those of Wan2.2-I2V-A14B's kind run here")
     settings = _read_settings(folder, str(name), index)
-    parts = {
-        part: load_part(folder, part, (index.get(part) or [None, None])[1], getattr(torch, settings.dtype))
-        for part in ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
-    }
-    missing = [part for part in ("transformer", "vae", "text_encoder") if parts[part] is None]
-    if missing:
-        raise MinicosError(f"{folder} has no {missing[0]}: the checkpoint is incomplete")
-    if settings.boundary is not None and parts["transformer_2"] is None:
-        raise MinicosError(f"{folder} has no transformer_2: its low-noise expert is missing")
-    if settings.boundary is None and parts["transformer_2"] is not None:
-        raise MinicosError(f"{folder} has two experts and no boundary_ratio in model_index.json: say where one ends")
+    kinds = {part: (index.get(part) or [None, None])[1] for part in PARTS}
+    _check_parts(folder, kinds, settings)
+    if settings.name == folder.name and not (folder / SETTINGS_FILE).exists():
+        how = f"{settings.steps} steps, guidance {settings.guidance[0]}, {settings.frames} frames"
+        print(f"{folder} has no {SETTINGS_FILE}: sampled as {GUESS}, {how}", file=sys.stderr)
+    parts = {part: load_part(folder, part, kinds[part], getattr(torch, settings.dtype)) for part in PARTS}
     if not torch.cuda.is_available() and settings.dtype == "float32":
         quicken(*(parts[part] for part in ("transformer", "transformer_2") if parts[part] is not None))
     if settings.causal:
@@ -470,10 +467,7 @@ def _read_settings(folder: Path, name: str, index: dict) -> Settings:
         models = full_models()
         if name in models:
             return models[name].settings
-        wan = models["wan2.2-i2v-a14b"].settings
-        how = f"{wan.steps} steps, guidance {wan.guidance[0]}, {wan.frames} frames"
-        print(f"{folder} has no {SETTINGS_FILE}: sampled as {wan.name}, {how}", file=sys.stderr)
-        return replace(wan, name=folder.name, boundary=index.get("boundary_ratio"))
+        return replace(models[GUESS].settings, name=folder.name, boundary=index.get("boundary_ratio"))
     try:
         return parse_settings(_read_json(folder / SETTINGS_FILE))
     except TypeError as error:
@@ -485,12 +479,23 @@ def parse_settings(values: dict) -> Settings:
     return Settings(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
+def _check_parts(folder: Path, kinds: dict[str, str | None], settings: Settings) -> None:
+    """That all is there, before gigabytes of any part are loaded."""
+    for part, kind in kinds.items():
+        if kind is None and part in ("transformer", "vae", "text_encoder"):
+            raise MinicosError(f"{folder} has no {part}: the checkpoint is incomplete")
+        if kind is not None and not (folder / part).is_dir():
+            raise MinicosError(f"{folder} has no {part} folder: the checkpoint is incomplete")
+    if settings.boundary is not None and kinds["transformer_2"] is None:
+        raise MinicosError(f"{folder} has no transformer_2: its low-noise expert is missing")
+    if settings.boundary is None and kinds["transformer_2"] is not None:
+        raise MinicosError(f"{folder} has two experts and no boundary_ratio in model_index.json: say where one ends")
+
+
 def load_part(folder: Path, part: str, class_name: str | None, dtype: torch.dtype) -> object | None:
-    """One of a pipeline's networks, None where it has none. Raises MinicosError where it is missing or damaged."""
+    """One of a pipeline's networks, None where it has none. Raises MinicosError where it is damaged."""
     if class_name is None:
         return None
-    if not (folder / part).is_dir():
-        raise MinicosError(f"{folder} has no {part} folder: the checkpoint is incomplete")
     try:
         return _load_component(class_name, folder / part, dtype)
     except MinicosError:

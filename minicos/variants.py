@@ -23,7 +23,7 @@ def untrained(reasoner: Reasoner, seed: int = 0) -> Reasoner:
     if reasoner.one_at_a_time:
         _check_room_for_another(reasoner)
     fresh, device = copy(reasoner), "cpu" if reasoner.one_at_a_time else reasoner.device
-    with torch.random.fork_rng(), default_dtype(getattr(torch, reasoner.settings.dtype)):
+    with torch.random.fork_rng(devices=[]), default_dtype(getattr(torch, reasoner.settings.dtype)):
         torch.manual_seed(seed)
         for part in ("transformer", "transformer_2"):
             learned = getattr(reasoner, part)

@@ -76,6 +76,26 @@ def test_a_truncated_checkpoint_is_one_line(untrained_nano, tmp_path):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("name", ["wan2.2-i2v-a14b", "vbvr-wan2.2"])
+def test_a_machine_without_a_gpu_that_is_asked_for_14b_is_one_line(name, tmp_path):
+    done = minicos("experiment", "budget", "--model", name, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "CUDA GPU" in done.stderr
+
+
+def test_a_missing_expert_is_one_line_before_anything_is_loaded(tiny_wan_folder, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(tiny_wan_folder, tmp_path / "copy")
+    shutil.rmtree(copy / "transformer_2")
+    for name in ("minicos.json", "no file"):  # with settings of ours, and as it is downloaded
+        done = minicos("experiment", "budget", "--model", copy, "--out", tmp_path / "out")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), name
+        assert "transformer_2" in done.stderr
+        (copy / "minicos.json").unlink(missing_ok=True)
+
+
 def test_a_puzzle_that_is_too_large_is_one_line(untrained_nano, tmp_path):
     import shutil
 
