@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minicos.experiments.base import (
+    TOLD,
     Experiment,
     Scale,
     Verdict,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TASKS = ("maze", "rotation-open")
-SINGLE = ("maze",)  # one right answer: a single step cannot show one of two, so that its gain says little
 STEPS = {False: (1, 2, 4, 8, 16, 64), True: (1, 4, 12)}  # if quick
 OTHER_SHIFTS = {False: (1.0, 5.0), True: (1.0,)}  # beside the model's own, at few steps only: they cost as much
 SHIFTED_STEPS = (4, 16)
@@ -80,12 +80,12 @@ class Budget(Experiment):
         parts, beside = [], []
         for _, row in most.iterrows():
             task = row["task"]
-            if task in SINGLE:
+            if task in TOLD:  # and a single step cannot show one of two right answers
+                beside.append((f"gain on {task}", row, "gain"))
+            else:
                 parts.append((f"gain on {task}", *judged(row, "gain", GAIN)))
                 # The solved rate asks for frames that can be read: of its gain a part is legibility.
                 parts.append((f"gain on {task}, leaning", *judged(row, "leaning_gain", GAIN)))
-            else:
-                beside.append((f"gain on {task}", row, "gain"))
             beside.append((f"gain on {task}, right last frames", row, "answer_gain"))
         return joined(parts, beside)
 
