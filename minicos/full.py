@@ -95,6 +95,7 @@ def download(name: str) -> Path:
     Raises MinicosError where there is no room for it, and where the download fails.
     """
     from huggingface_hub import snapshot_download
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     model = full_models()[name]
     if downloaded(model):
@@ -105,7 +106,7 @@ def download(name: str) -> Path:
     size = f"about {model.download_gb:.0f} GB from {model.repository} ({model.licence})"
     place = f"{cache()}, where {machine().disk_gb:.0f} GB are free"
     needs = f"to run it takes {GPU_GB:.0f} GB on the GPU and {HOST_GB:.0f} GB in memory"
-    print(f"{name}: downloading {size} into {place}; {needs}", file=sys.stderr)
+    rank_zero_only(print)(f"{name}: downloading {size} into {place}; {needs}", file=sys.stderr)
     try:
         return Path(snapshot_download(**wanted(model)))
     except Exception as error:  # whatever the Hub, the network or the disk says becomes one line
@@ -303,6 +304,8 @@ def _state_of(lora: Path, expert: Path) -> dict[str, torch.Tensor]:
     strangers = [key for key, value in state.items() if not _fits(outline, key, value)] if state else [*given]
     if strangers:
         raise MinicosError(f"{lora} is for another model: {len(strangers)} keys fit nothing, as {strangers[0]}")
+    if alone := [key for key in state if _other_half(key) not in state]:
+        raise MinicosError(f"{lora} is not whole: {len(alone)} matrices have no other half, as {alone[0]}")
     return state
 
 
@@ -332,6 +335,12 @@ def _outline(expert: Path) -> WanTransformer3DModel:
 def _gigabytes(source: Path) -> float:
     files = source.rglob("*") if source.is_dir() else [source]
     return sum(path.stat().st_size for path in files if path.is_file()) / GB
+
+
+def _other_half(key: str) -> str:
+    """The key of B for that of A, and of A for that of B."""
+    name, lora, which = key.partition(".lora_")
+    return name + lora + which.translate(str.maketrans("AB", "BA"))
 
 
 def _fits(transformer: WanTransformer3DModel, key: str, value: torch.Tensor) -> bool:

@@ -204,6 +204,36 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     assert foreign.stderr.count("holds another sweep") == 1
 
 
+# Two experiments, one of which keeps features, in the place of all: a script, which Lightning starts again as it is.
+TWO_EXPERIMENTS = """
+import sys
+from minicos.cli import main
+from minicos.experiments import EXPERIMENTS
+for name in set(EXPERIMENTS) - {"budget", "layers"}:
+    del EXPERIMENTS[name]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_share_a_replication(untrained_nano, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_EXPERIMENTS)
+    for out, *devices in (("alone",), ("shared", "--devices", "2")):
+        options = ["--model", untrained_nano, "--quick", "--cases", "2", "--out", tmp_path / out]
+        command = [sys.executable, script, "replicate", *options, *devices]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("the report: ") == 1
+    found = [json.loads((tmp_path / out / "findings.json").read_text()) for out in ("alone", "shared")]
+    for report in found:
+        for finding in report["findings"]:
+            assert finding.pop("seconds") > 0
+    assert [finding["experiment"] for finding in found[0]["findings"]] == ["layers", "budget"]
+    assert found[0]["findings"] == found[1]["findings"]
+    assert found[1]["command"].endswith("--devices 2")
+    assert (tmp_path / "shared" / "report.html").exists()
+
+
 def test_what_every_process_is_refused_is_one_line(tmp_path):
     done = minicos("replicate", "--model", tmp_path / "nowhere", "--out", tmp_path / "out", "--devices", 2)
     assert done.returncode == 2

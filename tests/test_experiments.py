@@ -88,10 +88,11 @@ def test_groups_keep_the_order_and_are_few_and_even(count, most):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_with_one_case_and_one_expert_at_a_time(name, tiny_wan, tmp_path):
+def test_every_experiment_runs_with_one_case_one_expert_at_a_time_and_in_bfloat16(name, tiny_wan_bf16_folder, tmp_path):
     """The first try on a full model: nothing is to fail after hours, and nothing to be claimed of one puzzle."""
-    tiny_wan.to("cpu", one_at_a_time=True)
-    result = run_experiment(get_experiment(name), tiny_wan, tmp_path, Scale("one", 1, 1, 1, quick=True))
+    reasoner = load(tiny_wan_bf16_folder).to("cpu", one_at_a_time=True)
+    assert reasoner.transformer.dtype == torch.bfloat16
+    result = run_experiment(get_experiment(name), reasoner, tmp_path, Scale("one", 1, 1, 1, quick=True))
     assert result.verdict.status == "unclear"
     assert not list(tmp_path.rglob("*.aside"))
 

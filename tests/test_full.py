@@ -299,6 +299,14 @@ def empty(transformer, path):
     save_file({}, path)
 
 
+def half(transformer, path):
+    """One of its matrices A without its B."""
+    lora_file(transformer, path, 0)
+    keys = load_file(path)
+    del keys["blocks.1.cross_attn.k.lora_B.default.weight"]
+    save_file(keys, path)
+
+
 def broken(transformer, path):
     path.write_bytes(b"no tensors")
 
@@ -311,6 +319,7 @@ def broken(transformer, path):
         (narrow, "another model"),
         (named_as_diffusers_and_strange, "another model"),
         (empty, "no keys"),
+        (half, r"not whole: 1 matrices have no other half, as .*blocks\.1\.attn2\.to_k\.lora_A"),
         (broken, "cannot be read"),
     ],
 )

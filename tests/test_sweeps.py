@@ -26,7 +26,17 @@ from minicos.files import replace_file
 from minicos.interventions import noise_at_step
 from minicos.runs import Run
 from minicos.sampling import Denoising, rollout
-from minicos.sweeps import SWEEP_FILE, TABLE_FILE, Sweep, Trial, features_of, run_sweep, seconds_of, shares_of
+from minicos.sweeps import (
+    SWEEP_FILE,
+    TABLE_FILE,
+    Sweep,
+    Trial,
+    commits_of,
+    features_of,
+    run_sweep,
+    seconds_of,
+    shares_of,
+)
 from minicos.tasks import get_task
 
 STEPS, CHUNKS = 3, 6
@@ -195,6 +205,15 @@ def test_what_one_of_two_processes_left_another_run_finishes(model, undisturbed,
     assert [number for number, _ in shares_of([sweep], None)[0]] == list(range(CHUNKS))
     assert run_child(model, folder) == 0
     assert (folder / TABLE_FILE).read_bytes() == undisturbed
+
+
+def test_a_sweep_that_another_commit_went_on_with_tells_both(untrained_nano, tmp_path, monkeypatch):
+    sweep = sweep_of(load(untrained_nano))
+    for code in ("before", "after"):
+        monkeypatch.setattr("minicos.sweeps.commit", lambda code=code: code)
+        run_sweep(sweep, tmp_path)
+        (tmp_path / "chunks" / "000001.csv").unlink()
+    assert commits_of(tmp_path) == {"before", "after"}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from minicos import load
+from minicos.cli import main
 from minicos.errors import MinicosError
 from minicos.interventions import noise_at_frame, noise_at_step
 from minicos.plots import write_mp4
@@ -162,6 +163,17 @@ def test_a_step_or_frame_out_of_range_is_one_line_and_exit_code_2(
     (line,) = (line for line in done.stderr.splitlines() if line.strip() and "Loading weights" not in line)
     assert said in line
     assert not list((tmp_path / "out").rglob("*.mp4"))
+
+
+def test_a_bench_of_the_ensemble_takes_its_seeds_only(data, tiny_wan_folder, tmp_path, capsys):
+    command = ["bench", "--model", str(tiny_wan_folder), "--data", str(data), "--cases", "1"]
+    for name, *options in (("ensemble", "--ensemble", "--seed", "1"), ("clean", "--seed", "1")):
+        assert main([*command, "--out", str(tmp_path / name), *options]) == 0
+    ensemble, clean = (next((tmp_path / name).rglob("*.mp4")).read_bytes() for name in ("ensemble", "clean"))
+    assert ensemble != clean
+    assert main([*command, "--out", str(tmp_path / "other"), "--ensemble", "--seed", "7"]) == 2
+    assert "averages the seeds 0, 1, 2" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "bench.json").exists()
 
 
 def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp_path):
