@@ -168,6 +168,60 @@ def test_large_videos_are_read_under_blur_and_noise(size, canvas):
     assert task.score(noisy, puzzle).solved
 
 
+def covered(puzzle, canvas, rows, columns):
+    """Where a rectangle of units, in fractions of them, lies on a canvas."""
+    top, left, tall, _ = puzzle.board.box(*canvas)
+    edges = [[round(tall / (4 * puzzle.size) * edge) for edge in sorted(pair)] for pair in (rows, columns)]
+    return tuple(slice(start + low, start + high) for start, (low, high) in zip((top, left), edges, strict=True))
+
+
+def growing(puzzle, frames, canvas):
+    """The video of a trail that grows evenly in straight lines: most frames show a part of a move."""
+    moves = list(itertools.pairwise(puzzle.route))
+    video = get_task("maze").render(puzzle, 2, canvas)[:1].repeat(frames, 0)
+    for frame in range(frames):
+        way = frame * len(moves) / (frames - 1)
+        for move, (here, there) in enumerate(moves):
+            part = min(max(way - move, 0), 1) * (2 if there == puzzle.goal else 4)  # units; the goal stays red
+            sides = []
+            for a, b in zip(here, there, strict=True):
+                edge = 4 * a + 2 + (b - a)  # of the first cell's floor, on the way to the second
+                sides.append((edge, edge + part * (b - a)) if a != b else (edge - 1, edge + 1))
+            if part > 0:
+                video[frame][covered(puzzle, canvas, *sides)] = PALETTE[PATH]
+    return video
+
+
+@pytest.mark.parametrize("size", [4, 7])
+def test_a_trail_may_grow_evenly_in_large_videos(size):
+    task, canvas, frames = get_task("maze"), (240, 416), 33
+    for index in range(2):
+        puzzle = task.sample(5, index, size=size)
+        video = growing(puzzle, frames, canvas)
+        blurred = ndimage.gaussian_filter(video.astype(float), (0, 1.5, 1.5, 0))
+        noisy = blurred + np.random.default_rng(index).normal(0, 12, video.shape)
+        for seen in (video, noisy.clip(0, 255).round().astype(np.uint8)):
+            assert task.score(seen, puzzle).solved
+            assert task.holds(seen, puzzle, frames // 2)
+        # But it has to arrive, and nothing else may be begun beside it.
+        moves = len(puzzle.route) - 1
+        assert not task.score(video[: int((moves - 0.5) / moves * (frames - 1)) + 1], puzzle).solved
+        row, column = next(cell for cell in np.ndindex(size, size) if cell not in puzzle.route)
+        for share in (1, 0.5):
+            wrong = video.copy()
+            floor = (4 * row + 1, 4 * row + 1 + 2 * share), (4 * column + 1, 4 * column + 3)
+            wrong[frames // 2][covered(puzzle, canvas, *floor)] = PALETTE[PATH]
+            assert not task.score(wrong, puzzle).solved
+
+
+def test_a_half_drawn_move_is_unreadable_at_the_native_size():
+    puzzle = puzzle_of()
+    video = get_task("maze").render(puzzle, FRAMES)
+    assert score(puzzle, video).solved
+    video[3][cell_units(*puzzle.route[1])] = PALETTE[[FLOOR, PATH]].mean(0)
+    assert score(puzzle, video).status == "unreadable"
+
+
 def test_a_scorer_that_knows_only_colours_finds_its_way():
     """Start, goal, walls and one connected path in a 480 x 480 video, found by hue alone, without our reader."""
     task = get_task("maze")

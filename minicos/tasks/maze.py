@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from minicos.tasks.base import (
     PARTNER,
-    WHITE,
     Board,
     Puzzle,
     Score,
@@ -32,25 +31,31 @@ from minicos.tasks.base import (
     Task,
     Video,
     check_video,
-    nearest_colour,
     pick,
     puzzle_rng,
     split_of,
 )
-
-Cell = tuple[int, int]
-Route = tuple[Cell, ...]
-
-# Colours as in VBVR's maze task, so that scorers that know only colours can read our videos.
-WALL, FLOOR, START, GOAL, PATH = range(5)
-PALETTE = np.array([(0, 0, 0), WHITE, (0, 200, 0), (220, 0, 0), (255, 165, 0)], np.uint8)
-COLOUR_NAMES = ("black", "white", "green", "red", "orange")
-UNREADABLE = -1
+from minicos.tasks.trails import (
+    FLOOR,
+    GOAL,
+    PALETTE,
+    PATH,
+    START,
+    WALL,
+    Cell,
+    Fault,
+    Route,
+    board_of,
+    follow_trail,
+    process_fault,
+    read_scene,
+    read_video,
+    scene_fault,
+    unreadable,
+)
 
 HELD_OUT_FROM = 5  # below 5 x 5 there are too few mazes to hold any out
 MOST_ROUTES = 8  # accepted shortest routes of a braided maze
-CORE = 0.6  # share of a unit's side that is read in large videos: blur and compression smear the edges
-
 PROMPT = "Draw the shortest path from the green cell to the red cell in orange without crossing the black walls"
 
 
@@ -91,10 +96,6 @@ class MazePuzzle(Puzzle):
     def scene(self) -> NDArray[np.int64]:
         """Colour index of every unit of frame 0, (4 size, 4 size)."""
         return draw_scene(self.right, self.down, self.start, self.goal)
-
-
-def board_of(size: int) -> Board:
-    return Board(4 * size, 4 * size)
 
 
 class MazeTask(Task):
@@ -180,14 +181,14 @@ class MazeTask(Task):
         """
         check_video(video)
         reading = read_scene(video[-1:], puzzle.size)[0]
-        trail = _unreadable(reading) or follow_trail(reading)
+        trail = unreadable(reading) or follow_trail(reading)
         return trail if isinstance(trail, tuple) and len(trail) > 1 else None
 
     def on_the_way(self, answer: Route, puzzle: MazePuzzle) -> bool:
         return any(answer == route[: len(answer)] for route in puzzle.routes if len(route) > len(answer))
 
     def holds(self, video: Video, puzzle: MazePuzzle, frame: int) -> bool:
-        trail = follow_trail(read_scene(video[frame : frame + 1], puzzle.size)[0])
+        trail = follow_trail(read_video(video[[0, frame, -1]], puzzle.size)[1])
         if not isinstance(trail, tuple):
             return False
         moves, step = self.length(puzzle), ceil(self.length(puzzle) / (len(video) - 1))
@@ -197,17 +198,17 @@ class MazeTask(Task):
     def score(self, video: Video, puzzle: MazePuzzle) -> Score:
         check_video(video)
         given = read_scene(PALETTE[puzzle.scene][None], puzzle.size)[0]
-        trails: list[Route | _Fault] = []
-        for frame, reading in enumerate(read_scene(video, puzzle.size)):
-            trail = _scene_fault(reading, given) or follow_trail(reading)
-            trails.append(trail if isinstance(trail, tuple) else _Fault(trail.status, f"frame {frame}: {trail.reason}"))
+        trails: list[Route | Fault] = []
+        for frame, reading in enumerate(read_video(video, puzzle.size)):
+            trail = scene_fault(reading, given) or follow_trail(reading)
+            trails.append(trail if isinstance(trail, tuple) else Fault(trail.status, f"frame {frame}: {trail.reason}"))
         final = trails[-1]
         answer = final in puzzle.routes
         for status in ("unreadable", "invalid"):
             for trail in trails:
-                if isinstance(trail, _Fault) and trail.status == status:
+                if isinstance(trail, Fault) and trail.status == status:
                     return Score(status, trail.reason, answer)
-        reason = _process_fault(trails)
+        reason = process_fault(trails)
         if reason:
             return Score("invalid", reason, answer)
         if answer:
@@ -381,125 +382,3 @@ def draw_arrival(size: int, route: Route) -> NDArray[np.int64]:
         if move < len(route) - 1:
             units[4 * r1 + 1 : 4 * r1 + 3, 4 * c1 + 1 : 4 * c1 + 3] = move
     return units
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """Colour indices of one frame, UNREADABLE (-1) where no palette colour is near.
-
-    floor: (size, size); right: (size, size - 1) and down: (size - 1, size), the openings or walls between two cells;
-    fixed: (size, size), the worst of a cell's corners and border sides, which are always wall.
-    """
-
-    floor: NDArray[np.int64]
-    right: NDArray[np.int64]
-    down: NDArray[np.int64]
-    fixed: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Fault:
-    status: str
-    reason: str
-
-
-def read_scene(video: Video, size: int) -> list[Reading]:
-    """Read every frame of a uint8 (frames, height, width, 3) video of a maze of this size; uses nothing else of it."""
-    units = board_of(size).read(video, CORE).reshape(-1, size, 4, size, 4, 3)
-    floor = units[:, :, 1:3, :, 1:3].mean((2, 4))
-    north, south = units[:, :, 0, :, 1:3].mean(3), units[:, :, 3, :, 1:3].mean(3)
-    west, east = units[:, :, 1:3, :, 0].mean(2), units[:, :, 1:3, :, 3].mean(2)
-    corners = units[:, :, ::3][:, :, :, :, ::3].mean((2, 4))
-    # The border sides of the outer cells, black by definition elsewhere, so that one array holds all that never opens.
-    border = np.stack([corners] * 5)
-    border[1][:, 0], border[2][:, -1], border[3][:, :, 0], border[4][:, :, -1] = (
-        north[:, 0],
-        south[:, -1],
-        west[:, :, 0],
-        east[:, :, -1],
-    )
-    fixed = np.where((nearest_colour(border, PALETTE) == WALL).all(0), WALL, UNREADABLE)
-    right = nearest_colour((east[:, :, :-1] + west[:, :, 1:]) / 2, PALETTE)
-    down = nearest_colour((south[:, :-1] + north[:, 1:]) / 2, PALETTE)
-    parts = nearest_colour(floor, PALETTE), right, down, fixed
-    return [Reading(*frame) for frame in zip(*parts, strict=True)]
-
-
-def _first(mask: NDArray[np.bool_]) -> Cell:
-    row, column = np.argwhere(mask)[0]
-    return int(row), int(column)
-
-
-def _unreadable(reading: Reading) -> _Fault | None:
-    """Where a frame has no colour of the palette; None if everywhere it has."""
-    for part in ("floor", "right", "down", "fixed"):
-        unreadable = getattr(reading, part) == UNREADABLE
-        if unreadable.any():
-            return _Fault("unreadable", f"no palette colour at cell {_first(unreadable)} ({part})")
-    return None
-
-
-def _scene_fault(reading: Reading, given: Reading) -> _Fault | None:
-    """Why this frame is not the given scene with something drawn on its floor; None if it is."""
-    if unreadable := _unreadable(reading):
-        return unreadable
-    for part in ("right", "down"):
-        seen, scene = getattr(reading, part), getattr(given, part)
-        crossed = (scene == WALL) & (seen != WALL)
-        if crossed.any():
-            return _Fault("invalid", f"a wall is crossed or gone at cell {_first(crossed)} ({part})")
-        closed = (scene == FLOOR) & (seen != FLOOR) & (seen != PATH)
-        if closed.any():
-            return _Fault("invalid", f"a passage changed at cell {_first(closed)} ({part})")
-    moved = np.where(given.floor == FLOOR, (reading.floor != FLOOR) & (reading.floor != PATH), False)
-    moved |= (given.floor != FLOOR) & (reading.floor != given.floor)
-    if moved.any():
-        cell = _first(moved)
-        return _Fault("invalid", f"cell {cell} turned {COLOUR_NAMES[reading.floor[cell]]}")
-    return None
-
-
-def follow_trail(reading: Reading) -> Route | _Fault:
-    """The trail from the green cell through orange openings, as cells; a fault where it is not one simple path."""
-    starts = np.argwhere(reading.floor == START)
-    if len(starts) != 1:
-        return _Fault("invalid", f"{len(starts)} green cells instead of one")
-    links: dict[Cell, list[Cell]] = {}
-    for mask, (down, across) in ((reading.right == PATH, (0, 1)), (reading.down == PATH, (1, 0))):
-        for row, column in np.argwhere(mask).tolist():
-            one, other = (row, column), (row + down, column + across)
-            links.setdefault(one, []).append(other)
-            links.setdefault(other, []).append(one)
-    trail: list[Cell] = [tuple(starts[0].tolist())]
-    while onward := [cell for cell in links.get(trail[-1], []) if cell not in trail[-2:-1]]:
-        if len(onward) > 1:
-            return _Fault("invalid", f"the trail forks at {trail[-1]}")
-        if onward[0] in trail:
-            return _Fault("invalid", f"the trail returns to {onward[0]}")
-        if reading.floor[onward[0]] not in (PATH, GOAL):
-            return _Fault("invalid", f"the trail stops in the opening before {onward[0]}")
-        trail.append(onward[0])
-    drawn = int((reading.floor == PATH).sum()) + int(reading.floor[trail[-1]] == GOAL)
-    openings = int((reading.right == PATH).sum() + (reading.down == PATH).sum())
-    if drawn != len(trail) - 1 or openings != len(trail) - 1:
-        return _Fault("invalid", f"orange pieces that the trail to {trail[-1]} does not reach: a jump")
-    return tuple(trail)
-
-
-def _process_fault(trails: list[Route]) -> str:
-    """Why readable trails are no walk: frame 0 not the given image, no prefix, shrinking, or a leap; '' if they are."""
-    final = trails[-1]
-    leap = ceil((len(final) - 1) / (len(trails) - 1)) + 1
-    if len(trails[0]) > 1:
-        return "frame 0 already shows a trail"
-    for frame, (before, now) in enumerate(itertools.pairwise(trails), start=1):
-        if now != final[: len(now)]:
-            return f"frame {frame}: the trail is no prefix of the last frame's"
-        if len(now) < len(before):
-            return f"frame {frame}: the trail shrinks"
-        if len(now) - len(before) > leap:
-            return f"frame {frame}: the trail leaps {len(now) - len(before)} cells, at most {leap} are a walk"
-    return ""
