@@ -6,7 +6,7 @@ Run: python benchmarks/full_scale.py   (on a CUDA GPU of 40 GB or more: 14.3 bil
 One expert, with guidance, STEPS steps, the first one not timed; nothing is encoded or decoded in what is timed. For
 each number of frames: seconds a step of our loop; the rate of one pass in matrix products and attention, also as a
 share of that of a large matrix product of the same type, measured in the same run; what a step of our loop takes more
-than one of diffusers' own pipeline with a first-order solver, in turn (at most 2 % is asked), and with one block
+than one of diffusers' own pipeline with a first-order solver, in turn (should be at most 2 %), and with one block
 recorded and reduced (at most 5 %); and the peak memory. Means of REPEATS with 95 % t intervals. RESULTS.md holds the
 last table.
 """

@@ -189,7 +189,7 @@ def obstacles_of(here: Machine, processes: int = 1) -> list[str]:
         each = f" ({HOST_GB:.0f} for each of {processes} processes: lower --devices)" if processes > 1 else ""
         found.append(f"it needs {host_gb:.0f} GB of host memory{each}, there are {here.host_gb:.0f}")
     if here.missing:
-        found.append(f"missing: {', '.join(here.missing)} (pip install 'minicos[wan]')")
+        found.append(f"missing: {', '.join(here.missing)} (in this project's folder: pip install -e '.[wan]')")
     return found
 
 
@@ -249,7 +249,7 @@ def merge_lora(folder: Path, loras: dict[str, Path], out: Path) -> None:
         if not (folder / part).is_dir():
             raise MinicosError(f"{folder} has no {part}: its LoRA cannot be merged")
     if find_spec("peft") is None:
-        raise MinicosError("merging needs peft: pip install 'minicos[wan]'")
+        raise MinicosError("merging needs peft: in this project's folder, pip install -e '.[wan]'")
     states = {part: _state_of(path, folder / part) for part, path in loras.items()}
     settings = replace(full_models()["vbvr-wan2.2"].settings, name=out.name)
     if (folder / SETTINGS_FILE).exists():
