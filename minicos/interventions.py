@@ -175,17 +175,20 @@ def from_tokens(tokens: Tensor, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which hidden states of a pass: in these frames, a region of the puzzle's task (`Task.regions`, or "all")."""
+    """Which hidden states of a pass: in these frames, a region of the puzzle's task (`Task.regions`, or "all").
+
+    other: another puzzle, where whose region lies belongs to it too; the donor's where None, if there is a donor.
+    """
 
     region: str = "all"
     frames: Some = None
+    other: Puzzle | None = None
 
     def mask(self, rows: list[int], batch: Batch, donor: Puzzle | None = None) -> Tensor:
-        """Bool (rows, tokens, 1). With a donor, where the region lies in its puzzle belongs to it too: a goal that is
-        swapped is the one that goes and the one that comes.
-        """
+        """Bool (rows, tokens, 1). A goal that is swapped is the one that goes and, with a donor, the one that comes."""
+        other = self.other or donor
         frames = torch.tensor([_among(frame, self.frames) for frame in range(batch.grid[0])])
-        regions = torch.stack([batch.region(row, self.region, donor) for row in rows])
+        regions = torch.stack([batch.region(row, self.region, other) for row in rows])
         return (frames.view(1, -1, 1, 1) & regions[:, None]).flatten(1)[..., None]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, product
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ Floats = NDArray[np.floating]
 Values = TypeVar("Values", Floats, "Tensor")
 
 GROUPS = 16  # of a jackknife
+MOST_WAYS = 100
 CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
 
 
@@ -135,6 +136,25 @@ def candidates(probabilities: Floats, puzzle: MazePuzzle) -> int:
     )
     meet = len(without_goal & set(component.get(puzzle.goal, ()))) > 1
     return ends(probabilities, puzzle) + loops + meet
+
+
+def whole_candidates(probabilities: Floats, puzzle: MazePuzzle) -> int:
+    """Candidates that are whole answers: ways from the start to the goal through possible cells, none of them twice.
+
+    Unlike an end, a way is seldom there by chance: errors at random places make ends. MOST_WAYS at most; at most 1 in a
+    maze without loops.
+    """
+    component = possible_cells(probabilities, puzzle)
+
+    def ways(way: tuple[Cell, ...]) -> Iterator[tuple[Cell, ...]]:
+        if way[-1] == puzzle.goal:
+            yield way
+            return
+        for cell in component[way[-1]]:
+            if cell not in way:
+                yield from ways((*way, cell))
+
+    return sum(1 for _ in islice(ways((puzzle.start,)), MOST_WAYS))
 
 
 def ends(probabilities: Floats, puzzle: MazePuzzle) -> int:

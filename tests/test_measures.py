@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,8 @@ from scipy.ndimage import gaussian_filter
 
 from minicos.errors import MinicosError
 from minicos.measures import (
+    CANDIDATE,
+    MOST_WAYS,
     angle_posterior,
     candidates,
     cell_probabilities,
@@ -30,6 +33,7 @@ from minicos.measures import (
     path_entropy,
     probe,
     token_energy,
+    whole_candidates,
     wilson_interval,
 )
 from minicos.tasks import get_task
@@ -114,6 +118,30 @@ def test_routes_that_part_and_meet_again_are_several_candidates():
         }
         assert candidates(p, puzzle) == 2 + len(passages) - len({*first, *second}) >= 2
         assert ends(p, puzzle) <= 1
+
+
+def test_whole_candidates_are_the_ways_through_to_the_goal():
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        task = (MAZE, BRAIDED)[index % 2]
+        puzzle = task.sample(0, index, size=5)
+        right = cell_probabilities(task.render(puzzle, 2)[-1], puzzle)
+        assert whole_candidates(right, puzzle) == 1
+        mean = np.mean([task.render(_showing(puzzle, i), 2)[-1] for i in range(len(puzzle.routes))], 0)
+        if len(puzzle.routes) < 4:  # a cell of one route in four, rounded, is no longer possible
+            assert whole_candidates(cell_probabilities(mean, puzzle), puzzle) >= len(puzzle.routes)
+        some = rng.random((5, 5))
+        cells = {c for c in np.ndindex(5, 5) if some[c] >= CANDIDATE or c in (puzzle.start, puzzle.goal)}
+        graph = networkx.Graph((c, o) for c in cells for o in puzzle.neighbours(c) if o in cells)
+        graph.add_nodes_from(cells)
+        ways = [*networkx.all_simple_paths(graph, puzzle.start, puzzle.goal)]
+        assert whole_candidates(some, puzzle) == len(ways)
+
+
+def test_whole_candidates_are_counted_up_to_a_number():
+    puzzle = BRAIDED.sample(0, 0, size=8)
+    open_everywhere = dataclasses.replace(puzzle, right=np.ones((8, 7), bool), down=np.ones((7, 8), bool))
+    assert whole_candidates(np.ones((8, 8)), open_everywhere) == MOST_WAYS
 
 
 def _showing(puzzle, shown):

@@ -3,7 +3,8 @@
 A least-squares denoiser shows the mean of what is still possible. Where one answer is right, a blend measures what one
 forward pass cannot work out; where several are, the blend is right, and the steps have to break the tie. So both are
 shown side by side, and each picture beside its null: the right answer with the same errors, scattered at random. The
-mean of all right answers shows what the measure would find in a perfect blend.
+mean of all right answers shows what the measure would find in a perfect blend. Whole answers are counted, for a blend
+has hardly more ends of ways than errors at random places make.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from minicos.experiments.base import (
     puzzles_for,
     tasks_of,
 )
-from minicos.measures import angle_posterior, candidates, cell_probabilities, entropy_bits, leans, path_entropy
+from minicos.measures import (
+    angle_posterior,
+    candidates,
+    cell_probabilities,
+    entropy_bits,
+    leans,
+    path_entropy,
+    whole_candidates,
+)
 from minicos.model import Reasoner
 from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory
@@ -59,14 +68,14 @@ class ChainOfSteps(Experiment):
     paper = "About 72 % of 200 cases show several candidates at early steps (judged by eye, without a control)."
     picture = (
         "Three panels against the denoising step, a line for each task: the share of puzzles that x0_hat "
-        "solves, the candidates that it shows, and its entropy; dotted lines are the null, dash-dotted ones a blend of "
-        "all right answers. The fourth: the gap between step 0 and the end against the length of the route."
+        "solves, the whole answers that it leaves possible (dotted lines are the null, dash-dotted ones a blend of all "
+        "right answers), and its entropy. The fourth: the gap between step 0 and the end against the route's length."
     )
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end, and "
         "so does the share whose last frame leans to the right route (its cells are more like the path than any other"
-        f"); on mazes with several right answers, x0_hat at step 0 shows over {EXTRA:g} candidates more than its "
-        f"null, and this excess falls by over {EXTRA:g} to the end."
+        f"); on mazes with several right answers, x0_hat at step 0 shows over {EXTRA:g} whole candidates (ways through "
+        f"to the goal) more than its null, and this excess falls by over {EXTRA:g} to the end."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -84,15 +93,16 @@ class ChainOfSteps(Experiment):
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
-        table["extra_candidates"] = table["candidates"] - table["null_candidates"]
+        for what in ("candidates", "whole"):
+            table[f"extra_{what}"] = table[what] - table[f"null_{what}"]
         end = table["step"] == table.groupby("task")["step"].transform("max")
         at_end = table[end].set_index(["task", "puzzle"])
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
         for column, gap in (("solved", "gap"), ("answer", "answer_gap"), ("leans", "leaning_gap")):
             table[gap] = at_end[column].loc[keys].to_numpy().astype(float) - table[column].astype(float)
-        table["given_up"] = table["extra_candidates"] - at_end["extra_candidates"].loc[keys].to_numpy()
-        columns = ["solved", "answer", "leans", "candidates", "null_candidates", "extra_candidates", "blend_candidates"]
-        columns += ["given_up", "entropy", "null_entropy", "gap", "answer_gap", "leaning_gap"]
+        table["given_up"] = table["extra_whole"] - at_end["extra_whole"].loc[keys].to_numpy()
+        columns = ["solved", "answer", "leans", "entropy", "gap", "answer_gap", "leaning_gap", "given_up"]
+        columns += [f"{kind}{what}" for what in ("whole", "candidates") for kind in ("", "null_", "extra_", "blend_")]
         by = ["task", "size", "length", "step", "sigma"]
         of_routes = table[table["task"].isin(ROUTES) & (table["step"] == 0)]
         of_routes = of_routes.groupby(["task", "length"]).filter(lambda rows: len(rows) >= FEW)
@@ -108,15 +118,15 @@ class ChainOfSteps(Experiment):
             parts.append(("gap on maze, leaning", *judged(first.loc["maze"], "leaning_gap", GAP)))
         for task in (task for task in SEVERAL if task in first.index):
             for what, column in (
-                ("at step 0 beyond the null", "extra_candidates"),
+                ("at step 0 beyond the null", "extra_whole"),
                 ("given up by the end", "given_up"),
             ):
                 if task in TOLD:
-                    beside.append((f"candidates of {task} {what}", first.loc[task], column))
+                    beside.append((f"whole candidates of {task} {what}", first.loc[task], column))
                 else:
-                    parts.append((f"candidates of {task} {what}", *judged(first.loc[task], column, EXTRA)))
+                    parts.append((f"whole candidates of {task} {what}", *judged(first.loc[task], column, EXTRA)))
         single = [task for task in TASKS if task in first.index and task not in SEVERAL]
-        beside += [(f"candidates of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
+        beside += [(f"ends of ways of {task} beyond the null", first.loc[task], "extra_candidates") for task in single]
         if "maze" in first.index:
             beside.append(("gap on maze, right last frames", first.loc["maze"], "answer_gap"))
         return joined(parts, beside)
@@ -133,7 +143,7 @@ class ChainOfSteps(Experiment):
             if rows.empty:
                 continue
             style = "--" if task in SEVERAL else "-"
-            for axis, column, scale in zip(axes, ("solved", "candidates", "entropy"), (100, 1, 1), strict=False):
+            for axis, column, scale in zip(axes, ("solved", "whole", "entropy"), (100, 1, 1), strict=False):
                 axis.plot(
                     rows["step"], scale * rows[column], style, color=colour, marker=mark, markersize=3, label=task
                 )
@@ -143,7 +153,7 @@ class ChainOfSteps(Experiment):
                     axis.plot(rows["step"], rows[f"null_{column}"], ":", color=colour, linewidth=1)
                 if f"blend_{column}" in rows:
                     axis.plot(rows["step"], rows[f"blend_{column}"], "-.", color=colour, linewidth=1)
-        labels = ("solved by x0_hat, %", "candidates in x0_hat", "entropy of x0_hat, bits")
+        labels = ("solved by x0_hat, %", "whole candidates in x0_hat", "entropy of x0_hat, bits (mazes: a move)")
         for axis, label in zip(axes, labels, strict=False):
             axis.set(xlabel="denoising step", ylabel=label)
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -179,20 +189,29 @@ def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, 
             null = scattered(blend[-1:], right[-1:], puzzle, f"{puzzle.key}/{step.index}")[0]
             found = {"status": score.status, "solved": score.solved, "answer": score.answer}
             found["leans"] = leans(video[-1], puzzle)
-            found |= dict(zip(("candidates", "entropy"), left_open(blend[-1], puzzle), strict=True))
-            found |= dict(zip(("null_candidates", "null_entropy"), left_open(null, puzzle), strict=True))
-            found["blend_candidates"], _ = left_open(mean_answer(puzzle), puzzle)
+            found["entropy"] = entropy_left(blend[-1], puzzle)
+            for kind, picture in (("", blend[-1]), ("null_", null), ("blend_", mean_answer(puzzle))):
+                counts = zip(("whole", "candidates"), left_open(picture, puzzle), strict=True)
+                found |= {f"{kind}{what}": count for what, count in counts}
             row.append({"step": step.index, "sigma": step.sigma, **found})
     return rows
 
 
-def left_open(frame: NDArray[np.uint8], puzzle: Puzzle) -> tuple[int, float]:
-    """Candidates and entropy: of the route in bits a move, or of the orientation in bits."""
+def left_open(frame: NDArray[np.uint8], puzzle: Puzzle) -> tuple[int, int]:
+    """Whole candidates and all: ways through to the goal, and ends of ways; of a rotation, orientations both times."""
     if isinstance(puzzle, MazePuzzle):
         probabilities = cell_probabilities(frame, puzzle)
-        return candidates(probabilities, puzzle), path_entropy(probabilities, puzzle)
+        return whole_candidates(probabilities, puzzle), candidates(probabilities, puzzle)
     _, weights = angle_posterior(frame, puzzle)
-    return int((weights >= ORIENTATION).sum()), entropy_bits(weights)
+    orientations = int((weights >= ORIENTATION).sum())
+    return orientations, orientations
+
+
+def entropy_left(frame: NDArray[np.uint8], puzzle: Puzzle) -> float:
+    """Of the route in bits a move, or of the orientation in bits."""
+    if isinstance(puzzle, MazePuzzle):
+        return path_entropy(cell_probabilities(frame, puzzle), puzzle)
+    return entropy_bits(angle_posterior(frame, puzzle)[1])
 
 
 def mean_answer(puzzle: Puzzle) -> NDArray[np.uint8]:
@@ -212,7 +231,9 @@ def nearest_answer(frame: NDArray[np.uint8], puzzle: Puzzle) -> Puzzle:
 def scattered(video: Video, right: Video, puzzle: Puzzle, key: str) -> Video:
     """The null: the right video with the errors of `video`, the errors of each cell at the place of a random other one.
 
-    Both (frames, height, width, 3). Returned at the board's native size, where a cell is 4 x 4 pixels.
+    An error that would leave the range of colours there is turned round, pixel by pixel: too pale on the route becomes
+    too dark beside it, and none is lost. Both (frames, height, width, 3). Returned at the board's native size, where a
+    cell is 4 x 4 pixels.
     """
     drawn, seen = puzzle.board.read(right), puzzle.board.read(video)
     frames, *sides = seen.shape[:3]
@@ -222,4 +243,6 @@ def scattered(video: Video, right: Video, puzzle: Puzzle, key: str) -> Video:
     puzzle_rng(key).shuffle(order)
     moved = cells.reshape(rows * columns, frames, CELL, CELL, 3)[order].reshape(cells.shape)
     errors = moved.transpose(2, 0, 3, 1, 4, 5).reshape(seen.shape)
-    return (drawn + errors).clip(0, 255).round().astype(np.uint8)
+    ways = np.stack([drawn + errors, drawn - errors])
+    lost = np.abs(ways - ways.clip(0, 255)).sum(-1, keepdims=True)
+    return np.where(lost[0] <= lost[1], *ways).clip(0, 255).round().astype(np.uint8)

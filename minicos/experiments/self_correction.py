@@ -137,8 +137,8 @@ def trials_of(puzzle: Puzzle, index: int, steps: int) -> list[Trial]:
 def watched(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
     """Undisturbed runs: a row for each step, with what x0_hat shows. Others: one row, with the end.
 
-    right: the last frame's answer; readable: it has one; wrong: it has, and neither a right one nor one on the way to
-    it; frames: which frames hold it, a digit each.
+    right: the last frame's answer; readable: it has one; wrong: it has, and neither a right one (in a picture that is
+    not the given one) nor one on the way to it; frames: which frames hold it, a digit each.
     """
     rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
     undisturbed = [number for number, run in enumerate(trajectory.runs) if not run.interventions]
@@ -157,7 +157,8 @@ def shown(video: NDArray[np.uint8], puzzle: Puzzle) -> dict[str, object]:
     task = task_of(puzzle)
     holding = "".join(str(int(task.holds(video, puzzle, frame))) for frame in range(1, len(video)))
     right, answer = task.score(video, puzzle).answer, task.decode(video, puzzle)
-    wrong = not right and answer is not None and not task.on_the_way(answer, puzzle)
+    some_right = answer in task.answers(puzzle) or (answer is not None and task.on_the_way(answer, puzzle))
+    wrong = not right and answer is not None and not some_right
     return {"right": right, "readable": answer is not None, "wrong": wrong, "frames": f"f{holding}"}
 
 

@@ -174,9 +174,10 @@ def conditions(
 ) -> list[tuple[str, str, str, Intervention]]:
     """(when, donor, region, what is done) for one block.
 
-    In the middle block, which is judged, also the controls, in the place of the telling region, and B's last frame.
+    In the middle block, which is judged, also the controls, in the place of B's telling region and A's, as B's own, and
+    B's last frame.
     """
-    donor, telling = Run(b), Tokens(TELLING[a.task])
+    donor, telling = Run(b), Tokens(TELLING[a.task], other=b)
     stranger = replace(unrelated, key=f"{a.key}{PARTNER}/{unrelated.key}")  # denoised from the pair's noise, as B is
     found: list[tuple[str, str, str, Intervention]] = []
     for when, steps in (("first step", (0,)), ("all steps", None)):
