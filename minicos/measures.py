@@ -41,16 +41,17 @@ def mean_interval(values: Floats) -> tuple[float, float]:
 
     Where no row differs from another, every resample is the same, and a bootstrap would claim certainty. Then the rule
     of three: what n rows have not shown, a difference of one, may still happen in 1 - 0.05^(1/n) of all; cut off at -1
-    and 1 for values that lie between. nan where a row has not been measured.
+    and 1 for values that lie between, but for whole numbers, which are counts. nan where a row has not been measured.
     """
     from scipy.stats import bootstrap
 
+    counts = np.issubdtype(np.asarray(values).dtype, np.integer)
     values = np.asarray(values, float)
     if np.isnan(values).any():
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
         value, unseen = float(values[0]), 1 - 0.05 ** (1 / len(values))
-        limit = 1.0 if abs(value) <= 1 else np.inf
+        limit = 1.0 if abs(value) <= 1 and not counts else np.inf
         return max(value - unseen, -limit), min(value + unseen, limit)
     result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

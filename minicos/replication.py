@@ -78,7 +78,8 @@ def finding_of(experiment: Experiment, result: Result | str) -> Finding:
 
 def facts_of(reasoner: Reasoner, scale: Scale, command: str) -> dict:
     """What was run on what."""
-    networks = dict.fromkeys(reasoner.for_task(task) for task in reasoner.tasks()) or [reasoner]
+    networks = list(dict.fromkeys(reasoner.for_task(task) for task in reasoner.tasks())) or [reasoner]
+    networks += [twin for network in networks if (twin := network.causal_twin())]
     weights = {network.settings.name: describe_weights(network)["sha256"] for network in networks}
     return {
         "model": reasoner.settings.name,

@@ -44,7 +44,7 @@ from minicos.experiments.self_correction import flip_together, shown, ways
 from minicos.interventions import Tokens, noise_at_frame
 from minicos.measures import cell_probabilities
 from minicos.model import CHECKPOINTS, save
-from minicos.replication import findings_table, replicate
+from minicos.replication import facts_of, findings_table, replicate
 from minicos.runs import Batch, Run
 from minicos.sampling import sample_runs
 from minicos.tasks import get_task
@@ -875,6 +875,10 @@ def test_a_network_finds_its_causal_twin_and_a_twin_has_none(twins, untrained_na
     assert twin.settings.causal
     assert twin.causal_twin() is None
     assert load(untrained_nano).causal_twin() is None
+
+
+def test_a_report_names_the_weights_of_the_twin_too(twins):
+    assert set(facts_of(load(twins), QUICK, "")["weights"]) == {"micro", "micro-causal"}
 
 
 def test_the_causal_twin_is_run_both_ways(twins, tmp_path):

@@ -316,13 +316,14 @@ def test_a_paired_interval_holds_the_difference_and_knows_pairs(n, seed):
     other = rng.integers(0, 2, n)
     low, high = paired_interval(one, other)
     assert low <= one.mean() - other.mean() <= high
-    assert mean_interval(one - other) == (low, high)
+    assert mean_interval((one - other).astype(float)) == (low, high)
 
 
 def test_rows_that_do_not_differ_are_no_certainty():
     """The rule of three: about 3 / n."""
     assert mean_interval(np.zeros(300)) == pytest.approx((-0.01, 0.01), abs=1e-4)
     assert mean_interval(np.ones(30)) == pytest.approx((0.905, 1.0), abs=1e-3)  # a share is at most 1
+    assert mean_interval(np.ones(30, int)) == pytest.approx((0.905, 1.095), abs=1e-3)  # a count may be 2
     assert mean_interval(np.full(30, 2.5)) == pytest.approx((2.405, 2.595), abs=1e-3)
 
 

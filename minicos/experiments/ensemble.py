@@ -48,7 +48,7 @@ class Ensemble(Experiment):
         "or chosen, with its cost in passes."
     )
     criterion = (
-        f"The average over the paper's share of the blocks gains over {100 * GAIN:g} points over single seeds, "
+        f"The average over the paper's share of the blocks gains over {100 * GAIN:g} points over the same single seed, "
         "and more than the best control of its kind does (initial noise, velocity, x0_hat averaged)."
     )
 
@@ -85,7 +85,7 @@ class Ensemble(Experiment):
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         rows = summary.set_index("condition")
         best = rows.loc[list(OF_ITS_KIND)]["gain"].idxmax()
-        parts = [("gain over single seeds", *judged(rows.loc["hidden states"], "gain", GAIN))]
+        parts = [("gain over the same single seed", *judged(rows.loc["hidden states"], "gain", GAIN))]
         parts.append((f"gain beyond that of the average of {best}", *judged(rows.loc[best], "behind_hidden", 0.0)))
         return joined(parts)
 

@@ -55,9 +55,10 @@ class Layers(Experiment):
         "the share of tokens that a linear probe reads, with baselines as horizontal lines."
     )
     criterion = (
-        f"At step 0, after {100 * JUDGED:g} % of the blocks, a probe reads the route over {100 * READ:g} points better "
-        "than from the best baseline (position, given image, latents, untrained network); and there, relative to the "
-        f"background, the route's tokens have over {100 * ENERGY:g} % more energy than after the first block."
+        f"At step 0, after the first block that is at least {100 * JUDGED:g} % deep, a probe reads the route over "
+        f"{100 * READ:g} points better than from the best baseline (position, given image, latents, untrained network);"
+        f" and there, relative to the background, the route's tokens have over {100 * ENERGY:g} % more energy than "
+        "after the first block."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:

@@ -2,10 +2,11 @@
 
 The paper overwrites all frames at one step, or one frame at all steps. These erase different amounts, so a curve of
 other sets is drawn against the number of erased frame-steps, and all F frames at one step are set against the last
-frame, which is judged, at F steps: those that end with it, so that both have as many steps left to mend. The same with
-the judged frame spared on both sides (the others at one step, F - 1 frame-steps, against an inner frame at F steps) is
-told beside: what is spared is a whole copy of the answer. Unit noise is foreign to a step whose noise level is lower,
-so the same steps are also re-noised to their own level. And noise at step 0 is another seed: no damage at all.
+frame, which is judged, at F steps: those that end with it, so that both have as many steps left to mend. (What is
+overwritten again is gone already: the earlier of these steps act by what other frames have seen meanwhile.) The same
+with the judged frame spared on both sides (the others at one step, F - 1 frame-steps, against an inner frame at F
+steps) is told beside: what is spared is a whole copy of the answer. Unit noise is foreign to a step whose noise level
+is lower, so the same steps are also re-noised to their own level. And noise at step 0 is another seed: no damage.
 """
 
 from __future__ import annotations
@@ -87,9 +88,9 @@ class Perturbation(Experiment):
         "(value not published)."
     )
     picture = (
-        "Right answers after noise, for each task: against the step that was noised or re-noised, against the "
-        "frame that was noised, and against the number of erased frame-steps; and how unlike the undisturbed runs "
-        "x0_hat is from the disturbed step on, beside another seed."
+        "Right answers after noise, for each task: against the step that was noised or re-noised, against the frame "
+        "that was noised (where that is the last, the frame before it is judged), and against the number of erased "
+        "frame-steps; and how unlike the undisturbed runs x0_hat is from the disturbed step on, beside another seed."
     )
     criterion = (
         f"On mazes, noise at a step (not 0) costs over {100 * RAW:g} points of right answers more than noise at a frame"
@@ -154,6 +155,16 @@ class Perturbation(Experiment):
                     colour, mark = STYLES[family]
                     style = {"marker": mark, "linestyle": line, "color": colour, "capsize": 2, "label": family}
                     axis.errorbar(place, 100 * rows["right"], errors, **style)
+                    if family == "noise at frame":
+                        judged_before = {
+                            "marker": mark,
+                            "color": colour,
+                            "markerfacecolor": "white",
+                            "linestyle": "none",
+                        }
+                        axis.plot(
+                            place.iloc[-1:], 100 * rows["right"].iloc[-1:], **judged_before, label="frame before it"
+                        )
                 clean = of_task[of_task["family"] == "clean"]["right"].iloc[0]
                 axis.axhline(100 * clean, color="#56606B", linestyle=":", linewidth=1, label="undisturbed")
                 axis.set(xlabel=label, ylabel=f"{task}: right answers, %", ylim=(-3, 103))
@@ -314,5 +325,6 @@ def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
         here = rows[rows["at"] == rows[rows["family"] == LAST]["at"].iloc[0]].set_index("family")
         for family, words in ((LAST, f"noise on {LAST}"), (OTHERS, f"noise on {OTHERS}"), (AGAIN, "re-noising there")):
             found += [(f"lost on {task} by {words}", row, "loss") for _, row in here[here.index == family].iterrows()]
-        found += [(f"{SPARED}, {task}", row, "loss") for _, row in rows[rows["family"] == SPARED].iterrows()]
+        for family, words in ((LAST_LONG, f"lost on {task} by noise on {LAST_LONG}"), (SPARED, f"{SPARED}, {task}")):
+            found += [(words, row, "loss") for _, row in rows[rows["family"] == family].iterrows()]
     return found
