@@ -1,7 +1,7 @@
 """The paper's findings as experiments: each prints a table, draws a figure, and judges itself by a criterion.
 
 The criterion is written in the experiment's class before a model is judged by it. Most were written anew after earlier
-runs on `micro` had shown what was wrong with them; README.md says which, and why.
+runs on `micro` had shown what was wrong with them; docs/findings.md says which, and why.
 """
 
 from __future__ import annotations

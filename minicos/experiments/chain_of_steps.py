@@ -69,7 +69,8 @@ class ChainOfSteps(Experiment):
     picture = (
         "Three panels against the denoising step, a line for each task: the share of puzzles that x0_hat "
         "solves, the whole answers that it leaves possible (dotted lines are the null, dash-dotted ones a blend of all "
-        "right answers), and its entropy. The fourth: the gap between step 0 and the end against the route's length."
+        "right answers), and its entropy. The fourth: the gaps between step 0 and the end, of what is solved "
+        "and of what leans to a right route, against the route's length."
     )
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end, and "
@@ -166,13 +167,17 @@ class ChainOfSteps(Experiment):
 
 
 def plot_gaps(axis: Axes, by_length: pd.DataFrame) -> None:
-    """What the steps add, against the length of the route."""
+    """What the steps add, against the length of the route: to what is solved, and to what leans to a right route."""
     for task, bins in by_length.groupby("task"):
         colour, mark = STYLES[task]
         bins = bins.sort_values("length", key=lambda names: names.str.extract(r"(\d+)")[0].astype(int))
-        gap = 100 * bins[["gap", "gap_low", "gap_high"]].T.to_numpy()
-        errors, style = [gap[0] - gap[1], gap[2] - gap[0]], "--" if task in SEVERAL else "-"
-        axis.errorbar(bins["length"], gap[0], errors, linestyle=style, color=colour, marker=mark, capsize=2)
+        for column, face, label in (("gap", colour, task), ("leaning_gap", "white", f"{task}, leaning")):
+            gap = 100 * bins[[column, f"{column}_low", f"{column}_high"]].T.to_numpy()
+            style = {"linestyle": "--" if task in SEVERAL else "-", "color": colour, "marker": mark, "capsize": 2}
+            errors = [gap[0] - gap[1], gap[2] - gap[0]]
+            axis.errorbar(bins["length"], gap[0], errors, markerfacecolor=face, label=label, **style)
+    axis.set_ylim(top=150)  # room for the legend
+    axis.legend(fontsize=6)
     axis.set(xlabel="moves of the route", ylabel="gap from step 0 to the end, points")
 
 

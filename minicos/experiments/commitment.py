@@ -33,6 +33,7 @@ STEPS = 6  # of the schedule, evenly spread, step 0 left out: there a restart is
 BACK = 3  # of these, where several answers are right: the second form costs twice as much
 DRAWS = 2  # restarts of each run at each step, and independent seeds
 EARLY, LATE = 0.5, 0.8
+FEW = 10  # wrong runs, of fewer of which a figure shows nothing but their interval
 
 
 class Commitment(Experiment):
@@ -112,7 +113,8 @@ class Commitment(Experiment):
         figure = Figure(figsize=(3.6 * panels, 3.6), layout="constrained", dpi=150)
         for axis, task in zip(figure.subplots(1, panels, squeeze=False)[0], tasks, strict=False):
             of_task = summary[summary["task"] == task]
-            for (group, family), rows in of_task.groupby(["group", "family"]):
+            drawn = of_task[(of_task["group"] == "all runs") | (of_task["n"] >= FEW)]
+            for (group, family), rows in drawn.groupby(["group", "family"]):
                 colour = "#0072B2" if group == "all runs" else "#D55E00"
                 mark, line = ("o", "-") if family == "x0_hat noised again" else ("s", "--")
                 axis.plot(
@@ -128,7 +130,7 @@ class Commitment(Experiment):
             axis.set(xlabel="restarted before step", ylabel="commitment beyond chance", ylim=(-0.5, 1.1))
             axis.set_title(f"{task} {of_task['size'].iloc[0]}", fontsize=9)
             axis.legend(fontsize=6)
-        figure.suptitle(f"{title}; bands: 95 %", fontsize=9)
+        figure.suptitle(f"{title}; bands: 95 %; fewer than {FEW} wrong runs: in the table only", fontsize=9)
         return figure
 
 

@@ -156,15 +156,8 @@ class Perturbation(Experiment):
                     style = {"marker": mark, "linestyle": line, "color": colour, "capsize": 2, "label": family}
                     axis.errorbar(place, 100 * rows["right"], errors, **style)
                     if family == "noise at frame":
-                        judged_before = {
-                            "marker": mark,
-                            "color": colour,
-                            "markerfacecolor": "white",
-                            "linestyle": "none",
-                        }
-                        axis.plot(
-                            place.iloc[-1:], 100 * rows["right"].iloc[-1:], **judged_before, label="frame before it"
-                        )
+                        style |= {"markerfacecolor": "white", "label": "judged: the frame before"}
+                        axis.errorbar(place[-1:], 100 * rows["right"][-1:], errors[:, -1:], **style, zorder=3)
                 clean = of_task[of_task["family"] == "clean"]["right"].iloc[0]
                 axis.axhline(100 * clean, color="#56606B", linestyle=":", linewidth=1, label="undisturbed")
                 axis.set(xlabel=label, ylabel=f"{task}: right answers, %", ylim=(-3, 103))
