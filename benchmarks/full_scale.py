@@ -64,17 +64,18 @@ def build(shape: Shape, frames: int) -> Reasoner:
     small = {"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} if shape is TINY else {"base_dim": shape.vae}
     vae = AutoencoderKLWan(z_dim=16, temperal_downsample=[False, True, True], **small)
     torch.set_default_dtype(TYPE)
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=shape.heads,
-        attention_head_dim=shape.head_dim,
-        in_channels=36,
-        out_channels=16,
-        text_dim=shape.text,
-        freq_dim=256,
-        ffn_dim=shape.ffn,
-        num_layers=shape.layers,
-    )
+    with torch.device(DEVICE):  # a CPU takes minutes for so many random numbers
+        transformer = WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=shape.heads,
+            attention_head_dim=shape.head_dim,
+            in_channels=36,
+            out_channels=16,
+            text_dim=shape.text,
+            freq_dim=256,
+            ffn_dim=shape.ffn,
+            num_layers=shape.layers,
+        )
     torch.set_default_dtype(torch.float32)
     settings = replace(full_models()["vbvr-wan2.2"].settings, frames=frames, steps=STEPS, canvas=shape.canvas)
     settings = replace(settings, boundary=None, negative_prompt="", name="random")
