@@ -151,7 +151,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scale(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="few and easy puzzles: a minute each at most, on two cores")
+    parser.add_argument("--quick", action="store_true", help="few and easy puzzles: at most a minute each on 2 cores")
     parser.add_argument("--cases", type=_positive, help="puzzles of each task (default: 256; 16 if quick)")
 
 
