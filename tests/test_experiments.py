@@ -571,20 +571,28 @@ def test_the_ways_from_wrong_to_right_are_told_apart():
     assert shares["never readable and wrong, but late right"] == (0.2, 5)
     assert shares["right, then readable and wrong at the end"] == (0.2, 5)
     assert shares["right, then undecided at the end"] == (0.2, 5)
-    assert shares["readable and not yet right, then right"] == (0.2, 5)
+    assert shares["readable and not right before the end"] == (0.2, 5)
     assert shares["right later: all frames in the same step"] == (1.0, 2)
 
 
 @pytest.mark.parametrize(
-    ("corrected", "unfinished", "blurred", "status"),
-    [(60, 0, 20, "shown"), (0, 80, 20, "not shown"), (0, 5, 80, "unclear"), (2, 3, 0, "unclear")],
+    ("corrected", "stubborn", "unfinished", "blurred", "status"),
+    [
+        (60, 0, 0, 20, "shown"),
+        (0, 0, 80, 20, "not shown"),
+        (0, 80, 0, 20, "not shown"),  # wrong answers are shown, and never corrected
+        (0, 0, 5, 80, "unclear"),
+        (2, 0, 3, 0, "unclear"),
+    ],
 )
-def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, unfinished, blurred, status):
-    """Of 200 mazes some are corrected, some can or cannot be read before they are right; the others always are."""
+def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, stubborn, unfinished, blurred, status):
+    """Of 200 mazes some are corrected, some stay wrong, some can or cannot be read before they are right; the others
+    always are right."""
     right = (True, True, False, "f11")
     first = [(False, True, True, "f00")] * corrected + [(False, True, False, "f00")] * unfinished
     first += [(False, False, False, "f00")] * blurred
-    stories = [[state, right] for state in first] + [[right, right]] * (200 - len(first))
+    stories = [[state, right] for state in first] + [[(False, True, True, "f00")] * 2] * stubborn
+    stories += [[right, right]] * (200 - len(stories))
     rows = [
         ("maze", 7, "run", n, step, *state) for n, states in enumerate(stories) for step, state in enumerate(states)
     ]
@@ -596,7 +604,7 @@ def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, unf
     summary = experiment.summarise({"maze": pd.DataFrame(rows + broken, columns=columns)}, {})
     verdict = experiment.verdict(summary)
     assert verdict.status == status
-    assert ("too few can be read before they are right" in verdict.text) == (status == "unclear")
+    assert ("too few show anything else before the end" in verdict.text) == (status == "unclear")
     assert "right later: all frames in the same step 1 [" in verdict.text
     assert "cost of breaking x0_hat before step 1 1 [" in verdict.text
     experiment.plot(summary, "test")

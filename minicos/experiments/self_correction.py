@@ -34,7 +34,7 @@ SINGLE = ("maze", "bounce")  # one right answer
 STEPS = 6
 SHARE = 0.25  # of the tokens that are broken
 CORRECTED = 0.10
-FIXED, READ_BEFORE = "readable and wrong, then right", "readable and not yet right, then right"
+FIXED, READ_BEFORE = "readable and wrong, then right", "readable and not right before the end"
 AT_ONCE, COST = "right later: all frames in the same step", "cost of breaking"
 
 
@@ -48,7 +48,8 @@ class SelfCorrection(Experiment):
     )
     criterion = (
         f"In over {100 * CORRECTED:g} % of puzzles with one right answer x0_hat shows a readable wrong answer at some "
-        "step, and the right one at the end (unclear where too few show any that can be read before it is right)."
+        "step, and the right one at the end (unclear where too few show any before the end that can be read and is not "
+        "right)."
     )
 
     def sweeps(self, reasoner: Reasoner, scale: Scale) -> list[Sweep]:
@@ -77,7 +78,7 @@ class SelfCorrection(Experiment):
             if FIXED in rows.index:
                 status, numbers = judged(rows.loc[FIXED], "share", CORRECTED)
                 if status == "not shown" and not could_be(rows.loc[READ_BEFORE]):
-                    status, numbers = "unclear", f"{numbers}; too few can be read before they are right"
+                    status, numbers = "unclear", f"{numbers}; too few show anything else before the end"
                 parts.append((f"{task}: {FIXED}", status, numbers))
             for what in (READ_BEFORE, AT_ONCE):
                 beside += [(f"{task}: {what}", row, "share") for _, row in rows[rows.index == what].iterrows()]
@@ -172,7 +173,7 @@ def ways(table: pd.DataFrame) -> list[dict[str, object]]:
     shares = {
         "right at step 0": right[:, 0],
         "right at the end": end,
-        READ_BEFORE: (readable & ~right).any(1) & end,
+        READ_BEFORE: (readable & ~right)[:, :-1].any(1),
         FIXED: wrong_before & end,
         "never readable and wrong, but late right": ~wrong_before & ~right[:, 0] & end,
         "right, then readable and wrong at the end": right.any(1) & wrong_at_last,
@@ -184,7 +185,7 @@ def ways(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def could_be(read_before: pd.Series) -> bool:
-    """Whether the criterion could have been met, had all that was read before it was right been wrong."""
+    """Whether the criterion could have been met, had all been corrected that was read before the end and not right."""
     return bool(read_before["share_low"] > CORRECTED)
 
 
