@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -276,7 +277,9 @@ def test_ctrl_c_ends_a_training_run_in_one_line(tmp_path):
 
     out = tmp_path / "run"
     command = [sys.executable, "-m", "minicos.cli", "train", "--out", str(out)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What runs in the background of a shell is deaf to Ctrl-C, and so would be its children.
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)
     assert "--resume" in child.stdout.readline()
     child.send_signal(signal.SIGINT)
     _, complaint = child.communicate()
