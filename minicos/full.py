@@ -247,7 +247,9 @@ def merge_lora(folder: Path, loras: dict[str, Path], out: Path) -> None:
         raise MinicosError(f"{out} is the folder that is merged into: give another --out")
     for part in loras:
         if not (folder / part).is_dir():
-            raise MinicosError(f"{folder} has no {part}: its LoRA cannot be merged")
+            raise MinicosError(
+                f"{folder} has no {part} that its LoRA could be merged into: give a Wan2.2 pipeline folder"
+            )
     if find_spec("peft") is None:
         raise MinicosError("merging needs peft: in this project's folder, pip install -e '.[wan]'")
     states = {part: _state_of(path, folder / part) for part, path in loras.items()}
@@ -305,7 +307,7 @@ def _state_of(lora: Path, expert: Path) -> dict[str, torch.Tensor]:
     if strangers:
         raise MinicosError(f"{lora} is for another model: {len(strangers)} keys fit nothing, as {strangers[0]}")
     if alone := [key for key in state if _other_half(key) not in state]:
-        raise MinicosError(f"{lora} is not whole: {len(alone)} matrices have no other half, as {alone[0]}")
+        raise MinicosError(f"{lora} is not whole: {alone[0]} has no other half ({len(alone)} in all); fetch it again")
     return state
 
 

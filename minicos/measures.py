@@ -146,6 +146,8 @@ def whole_candidates(probabilities: Floats, puzzle: MazePuzzle) -> int:
     maze without loops.
     """
     component = possible_cells(probabilities, puzzle)
+    if puzzle.goal not in component:  # else every way into every corner would be tried
+        return 0
 
     def ways(way: tuple[Cell, ...]) -> Iterator[tuple[Cell, ...]]:
         if way[-1] == puzzle.goal:

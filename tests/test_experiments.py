@@ -289,7 +289,7 @@ def test_a_blend_of_two_answers_leaves_more_open_than_its_null(name):
         frames = [task.render(nearest, 2)[-1].astype(float) for nearest in _both(task, puzzle)]
         blend = ((frames[0] + frames[1]) / 2).astype(np.uint8)
         null = scattered(blend[None], frames[0][None].astype(np.uint8), puzzle, str(index))[0]
-        extra.append(left_open(blend, puzzle)[0] - left_open(null, puzzle)[0])
+        extra.append(left_open(blend, puzzle)["whole"] - left_open(null, puzzle)["whole"])
     assert np.mean(extra) > 0.7
 
 
@@ -299,7 +299,7 @@ def test_a_blend_of_all_right_answers_is_seen_as_several(name, size):
     task = get_task(name)
     for index in range(20):
         puzzle = task.sample(0, index, size=size)
-        found, answers = left_open(mean_answer(puzzle), puzzle)[0], len(task.answers(puzzle))
+        found, answers = left_open(mean_answer(puzzle), puzzle)["whole"], len(task.answers(puzzle))
         assert found == 1 if answers == 1 else found >= 2, (index, found, answers)
 
 

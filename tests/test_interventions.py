@@ -461,6 +461,9 @@ def test_regions_of_a_pair_hold_what_differs_and_are_the_board(name):
     assert task.region_of_both(puzzle, puzzle, "all", 3, 7).all()
     with pytest.raises(MinicosError, match="no region 'sky': choose from all"):
         task.region_of_both(puzzle, puzzle, "sky", 5, 5)
+    other = get_task("bounce").sample(0, 0)
+    with pytest.raises(MinicosError, match=f"{name} .* and bounce .* no region in common: take puzzles of one kind"):
+        task.region_of_both(puzzle, other, "all", 5, 5)
 
 
 def test_a_swapped_goal_is_the_one_that_goes_and_the_one_that_comes(untrained_nano):

@@ -214,6 +214,19 @@ def test_a_trail_may_grow_evenly_in_large_videos(size):
             assert not task.score(wrong, puzzle).solved
 
 
+@pytest.mark.parametrize(("share", "read"), [(0.28, True), (0.5, False)])
+def test_a_tint_that_can_be_read_is_not_taken_for_a_half_drawn_move(share, read):
+    task, puzzle = get_task("maze"), puzzle_of()
+    video = task.render(puzzle, FRAMES, (240, 416))
+    row, column = next(cell for cell in np.ndindex(5, 5) if cell not in puzzle.route)
+    tint = (1 - share) * PALETTE[FLOOR].astype(float) + share * PALETTE[PATH]
+    for frame in range(1, FRAMES):
+        floor = (4 * row + 1, 4 * row + 3), (4 * column + 1, 4 * column + 3)
+        video[frame][covered(puzzle, (240, 416), *floor)] = tint
+    assert task.score(video, puzzle).status == ("solved" if read else "unreadable")
+    assert task.decode(video, puzzle) == (puzzle.route if read else None)
+
+
 def test_a_half_drawn_move_is_unreadable_at_the_native_size():
     puzzle = puzzle_of()
     video = get_task("maze").render(puzzle, FRAMES)

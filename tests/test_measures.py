@@ -138,6 +138,17 @@ def test_whole_candidates_are_the_ways_through_to_the_goal():
         assert whole_candidates(some, puzzle) == len(ways)
 
 
+def test_a_goal_that_is_cut_off_has_no_way_and_is_told_at_once():
+    puzzle = BRAIDED.sample(0, 0, size=16)
+    size = (16, 15)
+    cut = dataclasses.replace(puzzle, right=np.ones(size, bool), down=np.ones(size[::-1], bool))
+    p = np.ones((16, 16))
+    assert cut.start not in cut.neighbours(cut.goal)
+    for cell in cut.neighbours(cut.goal):
+        p[cell] = 0
+    assert whole_candidates(p, cut) == 0
+
+
 def test_whole_candidates_are_counted_up_to_a_number():
     puzzle = BRAIDED.sample(0, 0, size=8)
     open_everywhere = dataclasses.replace(puzzle, right=np.ones((8, 7), bool), down=np.ones((7, 8), bool))

@@ -184,39 +184,39 @@ def plot_gaps(axis: Axes, by_length: pd.DataFrame) -> None:
 def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, object]]]:
     """For each run a row for each step."""
     rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
+    blended = [left_open(mean_answer(puzzle), puzzle) for puzzle in trajectory.puzzles]
     for step in trajectory.schedule:
         guided, cond = (reasoner.decode(trajectory.recorded("x0_hat", b)[step.index]) for b in ("guided", "cond"))
-        for row, puzzle, end, video, blend in zip(
-            rows, trajectory.puzzles, trajectory.video, guided, cond, strict=True
+        for row, puzzle, end, video, blend, of_blend in zip(
+            rows, trajectory.puzzles, trajectory.video, guided, cond, blended, strict=True
         ):
             score = task_of(puzzle).score(video, puzzle)
             right = task_of(puzzle).render(nearest_answer(end[-1], puzzle), 2)
             null = scattered(blend[-1:], right[-1:], puzzle, f"{puzzle.key}/{step.index}")[0]
             found = {"status": score.status, "solved": score.solved, "answer": score.answer}
             found["leans"] = leans(video[-1], puzzle)
-            found["entropy"] = entropy_left(blend[-1], puzzle)
-            for kind, picture in (("", blend[-1]), ("null_", null), ("blend_", mean_answer(puzzle))):
-                counts = zip(("whole", "candidates"), left_open(picture, puzzle), strict=True)
-                found |= {f"{kind}{what}": count for what, count in counts}
+            seen = left_open(blend[-1], puzzle)
+            found["entropy"] = seen["entropy"]
+            for kind, left in (("", seen), ("null_", left_open(null, puzzle)), ("blend_", of_blend)):
+                found |= {f"{kind}{what}": left[what] for what in ("whole", "candidates")}
             row.append({"step": step.index, "sigma": step.sigma, **found})
     return rows
 
 
-def left_open(frame: NDArray[np.uint8], puzzle: Puzzle) -> tuple[int, int]:
-    """Whole candidates and all: ways through to the goal, and ends of ways; of a rotation, orientations both times."""
+def left_open(frame: NDArray[np.uint8], puzzle: Puzzle) -> dict[str, float]:
+    """What a picture leaves open. whole: ways through to the goal; candidates: ends of ways; of a rotation both are
+    orientations. entropy: of the route in bits a move, or of the orientation in bits.
+    """
     if isinstance(puzzle, MazePuzzle):
-        probabilities = cell_probabilities(frame, puzzle)
-        return whole_candidates(probabilities, puzzle), candidates(probabilities, puzzle)
+        p = cell_probabilities(frame, puzzle)
+        return {
+            "whole": whole_candidates(p, puzzle),
+            "candidates": candidates(p, puzzle),
+            "entropy": path_entropy(p, puzzle),
+        }
     _, weights = angle_posterior(frame, puzzle)
-    orientations = int((weights >= ORIENTATION).sum())
-    return orientations, orientations
-
-
-def entropy_left(frame: NDArray[np.uint8], puzzle: Puzzle) -> float:
-    """Of the route in bits a move, or of the orientation in bits."""
-    if isinstance(puzzle, MazePuzzle):
-        return path_entropy(cell_probabilities(frame, puzzle), puzzle)
-    return entropy_bits(angle_posterior(frame, puzzle)[1])
+    count = int((weights >= ORIENTATION).sum())
+    return {"whole": count, "candidates": count, "entropy": entropy_bits(weights)}
 
 
 def mean_answer(puzzle: Puzzle) -> NDArray[np.uint8]:

@@ -169,8 +169,12 @@ class Task(ABC):
     def region_of_both(self, one: Puzzle, other: Puzzle, name: str, rows: int, columns: int) -> NDArray[np.bool_]:
         """The tokens of a region in either of two puzzles, where no earlier one (in the order of `regions`) lies.
 
-        Of mazes that differ in the goal alone, "goal" is both goals and "elsewhere" what is elsewhere in both.
+        Of mazes that differ in the goal alone, "goal" is both goals and "elsewhere" what is elsewhere in both. Raises
+        MinicosError for puzzles of two kinds, or of two canvases.
         """
+        if type(one) is not type(other) or self.canvas(one) != self.canvas(other):
+            puzzles = f"{one.task} {one.size} and {other.task} {other.size}"
+            raise MinicosError(f"{puzzles} have no region in common: take puzzles of one kind and canvas")
         if name == "all":
             return self.region(one, name, rows, columns)
         taken = np.zeros((rows, columns), bool)

@@ -27,7 +27,7 @@ COLOUR_NAMES = ("black", "white", "green", "red", "orange")
 UNREADABLE = -1
 # Floor that a trail has half covered, in large videos: what is covered more, or less, reads as a trail, or as floor.
 HALF = len(PALETTE)
-SHADES = np.vstack([PALETTE, PALETTE[[FLOOR, PATH]].mean(0).astype(np.uint8)])
+HALF_COVERED = PALETTE[[FLOOR, PATH]].mean(0, keepdims=True)
 
 CORE = 0.6  # share of a unit's side that is read in large videos: blur and compression smear the edges
 
@@ -81,12 +81,18 @@ def read_scene(video: Video, size: int) -> list[Reading]:
         west[:, :, 0],
         east[:, :, -1],
     )
-    shades = PALETTE if _native(video, size) else SHADES
-    fixed = np.where((nearest_colour(border, shades) == WALL).all(0), WALL, UNREADABLE)
-    right = nearest_colour((east[:, :, :-1] + west[:, :, 1:]) / 2, shades)
-    down = nearest_colour((south[:, :-1] + north[:, 1:]) / 2, shades)
-    parts = nearest_colour(floor, shades), right, down, fixed
+    fixed = np.where((nearest_colour(border, PALETTE) == WALL).all(0), WALL, UNREADABLE)
+    read = nearest_colour if _native(video, size) else _colour_or_half
+    right = read((east[:, :, :-1] + west[:, :, 1:]) / 2, PALETTE)
+    down = read((south[:, :-1] + north[:, 1:]) / 2, PALETTE)
+    parts = read(floor, PALETTE), right, down, fixed
     return [Reading(*frame) for frame in zip(*parts, strict=True)]
+
+
+def _colour_or_half(colours: NDArray, palette: NDArray) -> NDArray[np.int64]:
+    """As `nearest_colour`; HALF where no colour of the palette is near, and that of half covered floor is."""
+    found, half = nearest_colour(colours, palette), nearest_colour(colours, HALF_COVERED) == 0
+    return np.where((found == UNREADABLE) & half, HALF, found)
 
 
 def without_head(reading: Reading) -> Reading:
