@@ -23,8 +23,6 @@ from minicos.tasks import vocabulary
 
 MODEL, BLOCKS = "vbvr-wan2.2", 40
 SECONDS = {"pass": 5.64, "video": 5.0}  # assumed
-# x0_hat that is decoded at each step of an undisturbed run: how many, and of how many steps less than all.
-WATCHED = {"chain-of-steps": (2, 0), "self-correction": (1, 1), "perception-first": (1, 0)}
 
 
 def hollow() -> Reasoner:
@@ -55,14 +53,12 @@ def main(cases: int) -> None:
     total = 0.0
     for name, experiment in EXPERIMENTS.items():
         sweeps = experiment.sweeps(reasoner, scale)
-        runs = [trial.run for sweep in sweeps for chunk in sweep.chunks for trial in chunk]
+        runs = sum(len(chunk) for sweep in sweeps for chunk in sweep.chunks)
         passes = sum(sweep.evaluations() for sweep in sweeps)
-        each, fewer = WATCHED.get(name, (0, 0))
-        undisturbed = sum(not run.interventions for run in runs)
-        videos = len(runs) + undisturbed * each * (reasoner.settings.steps - fewer)
+        videos = sum(sweep.videos() for sweep in sweeps)
         hours = (passes * SECONDS["pass"] + videos * SECONDS["video"]) / 3600
         total += hours
-        print(f"| {name} | {len(runs):,} | {passes:,} | {videos:,} | {hours:.0f} |", flush=True)
+        print(f"| {name} | {runs:,} | {passes:,} | {videos:,} | {hours:.0f} |", flush=True)
     print(f"\nAll in all {total:,.0f} GPU-hours.")
 
 

@@ -57,7 +57,8 @@ class Sweep:
 
     measure: from the trajectory of a chunk, for each of its trials a list of rows, labels not included. features:
     arrays by name, each with the trials as first axis, where rows are not enough (`features_of`). recorders: what both
-    need to have recorded. frame_by_frame: by `rollout`, which knows neither interventions nor recorders.
+    need to have recorded. watched: how many videos `measure` decodes of a chunk, besides the end of each run.
+    frame_by_frame: by `rollout`, which knows neither interventions nor recorders.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Sweep:
     measure: Callable[[Trajectory], list[list[dict[str, object]]]]
     recorders: tuple[Recorder, ...] = ()
     features: Callable[[Trajectory], dict[str, NDArray]] | None = None
+    watched: Callable[[Sequence[Trial]], int] = lambda chunk: 0
     frame_by_frame: bool = False
 
     @property
@@ -81,6 +83,10 @@ class Sweep:
             return ceil(sum(map(len, self.chunks)) * (frames - 1) * (len(self.schedule) + 1) / frames)
         sharings = (Sharing(self.reasoner, [t.run for t in chunk], self.schedule) for chunk in self.chunks)
         return self.branches * sum(sharing.evaluations(self.reasoner.settings.batch) for sharing in sharings)
+
+    def videos(self) -> int:
+        """Videos that are decoded."""
+        return sum(len(chunk) + self.watched(chunk) for chunk in self.chunks)
 
     def fingerprint(self, weights: str) -> str:
         """Equal for sweeps that give the same table on one machine. weights: digest of the network's (`cards`)."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from minicos import load
 from minicos.experiments import get_experiment
 from minicos.experiments.base import Scale
 from minicos.planning import Plan, hours_line, plan, plan_table
-from minicos.sampling import Denoising, sample_runs
+from minicos.sampling import Denoising, rollout_runs, sample_runs
 from minicos.sweeps import stages
 
 TINY = Scale("quick", 3, 2, 3, quick=True)
@@ -38,6 +40,37 @@ def test_a_plan_counts_the_passes_that_are_made(name, reasoner, monkeypatch):
         assert sum(passes) == planned.evaluations <= planned.unshared
         assert planned.runs == sum(map(len, sweep.chunks))
         assert planned.seconds > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["chain-of-steps", "self-correction", "perception-first", "ensemble", "swap", "causal-twin"]
+)
+def test_a_plan_counts_the_videos_that_are_decoded(name, reasoner, monkeypatch):
+    decoded = []
+    decode = type(reasoner).decode
+
+    def counted(self, latents):
+        decoded.append(len(latents))
+        return decode(self, latents)
+
+    for sweep in get_experiment(name).sweeps(reasoner, TINY):
+        decoded.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(reasoner), "decode", counted)
+            for chunk in sweep.chunks:
+                runs = [trial.run for trial in chunk]
+                run = rollout_runs if sweep.frame_by_frame else partial(sample_runs, recorders=sweep.recorders)
+                sweep.measure(run(sweep.reasoner, runs, schedule=sweep.schedule))
+        assert sum(decoded) == sweep.videos() == plan([sweep])[0].videos
+
+
+def test_the_time_of_decoding_is_in_a_plan(reasoner, monkeypatch):
+    """Where a video takes as long to decode as a thousand passes, a plan that forgot it would be far too short."""
+    sweep = get_experiment("chain-of-steps").sweeps(reasoner, TINY)[0]
+    monkeypatch.setattr("minicos.planning.seconds_each", lambda *_: (1.0, 1000.0))
+    found = plan([sweep])[0]
+    assert found.seconds == found.evaluations + 1000 * found.videos
+    assert found.videos == found.runs * (1 + 2 * len(sweep.schedule))
 
 
 @pytest.mark.parametrize("name", ["perturbation", "layers", "chain-of-steps"])
@@ -79,16 +112,16 @@ def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):
     assert lines[-1].startswith("| all | total |")
 
 
-def test_hours_are_those_of_all_passes_shared_by_all_devices():
+def test_hours_are_shared_by_all_devices():
     plans = [
-        ("a", [Plan("x", 16, 16, 1, 1, 0, 0, 1800.0)]),
-        ("b", [Plan("y", 16, 16, 1, 1, 0, 0, 3600.0), Plan("z", 8, 8, 1, 1, 0, 0, 1800.0)]),
+        ("a", [Plan("x", 16, 16, 1, 1, 16, 0, 0, 1800.0)]),
+        ("b", [Plan("y", 16, 16, 1, 1, 16, 0, 0, 3600.0), Plan("z", 8, 8, 1, 1, 8, 0, 0, 1800.0)]),
     ]
     assert hours_line(plans, "cuda", 1).startswith("2 GPU-hours")
     assert "; 0.25 hours on 8 devices" in hours_line(plans, "cuda", 8)
 
 
 def test_a_device_without_a_chunk_waits_for_the_others():
-    plans = [("a", [Plan("x", 6, 3, 1, 1, 0, 0, 3 * 3600.0), Plan("y", 4, 2, 1, 1, 0, 0, 2 * 3600.0)])]
+    plans = [("a", [Plan("x", 6, 3, 1, 1, 6, 0, 0, 3 * 3600.0), Plan("y", 4, 2, 1, 1, 4, 0, 0, 2 * 3600.0)])]
     assert "; 2 hours on 4 devices" in hours_line(plans, "cpu", 4)  # one of them takes two
     assert "; 1 hours on 8 devices" in hours_line(plans, "cpu", 8)

@@ -173,6 +173,11 @@ def grouped(
     return [[trial for of_puzzle in group for trial in of_puzzle] for group in groups]
 
 
+def of_undisturbed(chunk: Sequence[Trial], videos: int) -> int:
+    """So many videos of every run that nothing is done to, in all."""
+    return videos * sum(not trial.run.interventions for trial in chunk)
+
+
 def evenly(items: Sequence[Item], most: int) -> list[list[Item]]:
     """As few groups as hold `most` each, and about as many in each: of processes that take them in turn none waits
     while another has a whole group more to do than it.

@@ -27,6 +27,7 @@ from minicos.experiments.base import (
     joined,
     judged,
     means,
+    of_undisturbed,
     puzzles_for,
     tasks_of,
 )
@@ -90,7 +91,16 @@ class ChainOfSteps(Experiment):
         network = reasoner.for_task(task)
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
         recorders = (Recorder("x0_hat"), Recorder("x0_hat", "cond"))
-        return Sweep(task, network, chunked(network, trials), network.schedule(), partial(measured, network), recorders)
+        schedule, measure = network.schedule(), partial(measured, network)
+        return Sweep(
+            task,
+            network,
+            chunked(network, trials),
+            schedule,
+            measure,
+            recorders,
+            watched=partial(of_undisturbed, videos=len(recorders) * len(schedule)),
+        )
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)

@@ -9,6 +9,7 @@ initial noise or of the outputs has too says nothing about hidden states.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -64,9 +65,9 @@ class Ensemble(Experiment):
         longer = grouped(network, few, partial(trials_of, conditions={"3x steps": ()}, steps=thrice))
         others = grouped(network, few, partial(trials_of, conditions=not_judged(blocks), steps=len(schedule)))
         return [
-            Sweep("main", network, main, schedule, measure),
-            Sweep("3x-steps", network, longer, network.schedule(thrice), measure),
-            Sweep("not-judged", network, others, schedule, measure),
+            Sweep("main", network, main, schedule, measure, watched=means_of),
+            Sweep("3x-steps", network, longer, network.schedule(thrice), measure, watched=means_of),
+            Sweep("not-judged", network, others, schedule, measure, watched=means_of),
         ]
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
@@ -184,6 +185,12 @@ def judged_together(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dic
         extra = {"evaluations": len(SEEDS) * steps, "seed": -1}
         rows[members[-1]] += [{**row, "condition": name, **extra} for name, row in together.items()]
     return rows
+
+
+def means_of(chunk: Sequence[Trial]) -> int:
+    """How many means of all seeds are decoded."""
+    plain = Counter(trial.run.puzzle for trial in chunk if not trial.run.interventions)
+    return sum(count == len(SEEDS) for count in plain.values())
 
 
 def _row(puzzle: Puzzle, video: NDArray[np.uint8]) -> dict[str, object]:

@@ -15,7 +15,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, chunked, joined, judged, means, puzzles_for, tasks_of
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    chunked,
+    joined,
+    judged,
+    means,
+    of_undisturbed,
+    puzzles_for,
+    tasks_of,
+)
 from minicos.experiments.chain_of_steps import nearest_answer, scattered
 from minicos.measures import cell_probabilities, order_known
 from minicos.model import Reasoner
@@ -55,9 +66,10 @@ class PerceptionFirst(Experiment):
             trials = [
                 Trial(Run(puzzle), {"task": task, "size": puzzle.size, "puzzle": i}) for i, puzzle in enumerate(puzzles)
             ]
-            recorder = Recorder("x0_hat", "cond")
-            measure = partial(known, reasoner=network)
-            found.append(Sweep(task, network, chunked(network, trials), network.schedule(), measure, (recorder,)))
+            recorders, schedule = (Recorder("x0_hat", "cond"),), network.schedule()
+            measure, watched = partial(known, reasoner=network), partial(of_undisturbed, videos=len(schedule))
+            chunks = chunked(network, trials)
+            found.append(Sweep(task, network, chunks, schedule, measure, recorders, watched=watched))
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:

@@ -17,7 +17,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judged, puzzles_for, tasks_of
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    grouped,
+    joined,
+    judged,
+    of_undisturbed,
+    puzzles_for,
+    tasks_of,
+)
 from minicos.interventions import CorruptAndRenoise, Renoise
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
@@ -58,8 +68,9 @@ class SelfCorrection(Experiment):
             network = reasoner.for_task(task)
             schedule = network.schedule()
             chunks = grouped(network, puzzles_for(reasoner, task, scale), partial(trials_of, steps=len(schedule)))
-            measure = partial(watched, reasoner=network)
-            found.append(Sweep(task, network, chunks, schedule, measure, (Recorder("x0_hat"),)))
+            measure, recorders = partial(answers_shown, reasoner=network), (Recorder("x0_hat"),)
+            watched = partial(of_undisturbed, videos=len(schedule) - 1)
+            found.append(Sweep(task, network, chunks, schedule, measure, recorders, watched=watched))
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
@@ -135,7 +146,7 @@ def trials_of(puzzle: Puzzle, index: int, steps: int) -> list[Trial]:
     return found
 
 
-def watched(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
+def answers_shown(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
     """Undisturbed runs: a row for each step, with what x0_hat shows. Others: one row, with the end.
 
     right: the last frame's answer; readable: it has one; wrong: it has, and neither a right one (in a picture that is
