@@ -27,9 +27,10 @@ from minicos.curves import (
     write_curve,
 )
 from minicos.errors import MinicosError
+from minicos.flow import schedule
 from minicos.parts import PRESETS
 from minicos.recipes import RECIPES, Stage
-from minicos.training import RESUME_FILE, Batches, FlowMatching, build, learning_rate_factor, train
+from minicos.training import BLENDED_FROM, RESUME_FILE, Batches, FlowMatching, build, learning_rate_factor, train
 
 STEPS = 8
 # A child process that trains the real preset for a few small batches, and kills itself with SIGKILL at a given moment.
@@ -177,7 +178,7 @@ def open_batches(blended):
     return recipe, [Batches(recipe, 7, 0, 0, 0, 1).batch(number) for number in range(4)]
 
 
-def test_videos_between_two_right_answers_come_at_high_noise_only():
+def test_videos_between_two_right_answers_come_at_every_step_of_denoising_and_not_below():
     recipe, batches = open_batches(0.5)
     several = [batch for batch in batches if "answers" in batch]
     assert 0 < len(several) < len(batches)
@@ -193,10 +194,12 @@ def test_videos_between_two_right_answers_come_at_high_noise_only():
         assert torch.equal(batch["video"][:, :, 0], one[:, :, 0])
         low, high = torch.minimum(one, other), torch.maximum(one, other)
         assert ((batch["video"] >= low - 1e-6) & (batch["video"] <= high + 1e-6)).all()
-        assert (batch["sigma"][changed] > 0.5).all()
-        noisy = batch["sigma"] > 0.5
+        assert (batch["sigma"][changed] > BLENDED_FROM).all()
+        noisy = batch["sigma"] > BLENDED_FROM
         assert 0.25 < changed[noisy].double().mean() < 0.75
         assert recipe.blended == 0.5
+    preset = PRESETS["micro-rotation"]
+    assert BLENDED_FROM < schedule(preset.steps, preset.shift)[-1].sigma
 
 
 def test_of_two_right_answers_the_mean_is_learned_where_noise_hides_which():
