@@ -293,14 +293,10 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from minicos.full import download, full_models, merge_lora
+    from minicos.full import check_loras, download, full_models, merge_lora
 
-    folder = Path(options.folder)
-    if options.folder in full_models():
-        for lora in (options.high, options.low):  # before a hundred gigabytes are fetched
-            if not lora.is_file():
-                raise MinicosError(f"{lora} is no file: give VBVR's LoRA of that expert")
-        folder = download(options.folder)
+    check_loras(options.high, options.low)  # before a hundred gigabytes are fetched
+    folder = download(options.folder) if options.folder in full_models() else Path(options.folder)
     merge_lora(folder, {"transformer": options.high, "transformer_2": options.low}, options.out)
     print(f"merged: {options.out}; next: minicos plan --model {options.out} --cases 20")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -229,6 +230,20 @@ def diagnosis(here: Machine, shipped: Sequence[str]) -> str:
 
 
 # --- LoRA -----------------------------------------------------------------------------------------------------------
+
+
+def check_loras(high: Path, low: Path) -> None:
+    """Raises MinicosError where one is no file, both are the same, or a name says that it is for the other expert:
+    exchanged, they would fit.
+    """
+    for option, lora, noise in (("--high", high, "high"), ("--low", low, "low")):
+        if not lora.is_file():
+            raise MinicosError(f"{lora} is no file: give VBVR's LoRA of that expert")
+        named = re.search(r"(high|low)[ _-]?noise", lora.name.lower())
+        if named and named[1] != noise:
+            raise MinicosError(f"{option} {lora}: its name says {named[0]}; exchange --high and --low, or rename it")
+    if high.samefile(low):
+        raise MinicosError(f"--high and --low are both {high}: each expert has a LoRA of its own")
 
 
 def merge_lora(folder: Path, loras: dict[str, Path], out: Path) -> None:

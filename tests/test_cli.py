@@ -32,7 +32,7 @@ def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProce
         (["experiment", "budget", "--devices", "0"], "--devices"),
         (["plan", "teapot"], "choose from chain-of-steps"),
         (["replicate"], "--out"),
-        (["merge", "OUT", "--high", "a", "--low", "b", "--out", "OUT/merged"], "no transformer"),
+        (["merge", "OUT", "--high", __file__, "--low", torch.__file__, "--out", "OUT/merged"], "no transformer"),
         (["merge", "wan2.2-i2v-a14b", "--high", "no-lora", "--low", "b", "--out", "OUT"], "no-lora is no file"),
         (["bench", "--data", "nowhere", "--model", "giga", "--out", "OUT"], "giga"),
         (["bench", "--data", "nowhere", "--model", "nano", "--out", "OUT"], "holds no case"),

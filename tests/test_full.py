@@ -23,6 +23,7 @@ from minicos.full import (
     GPU_GB,
     HOST_GB,
     Machine,
+    check_loras,
     diagnosis,
     full_models,
     machine,
@@ -227,6 +228,28 @@ def test_a_merged_expert_is_rounded_once(tiny_wan_bf16_folder, tiny_wan_folder, 
         assert written[key].dtype == loaded[key].dtype, key
         exact = value + added.get(key, torch.zeros(()))
         assert torch.allclose(written[key].float(), exact, rtol=2**-8, atol=1e-6), key
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "words"),
+    [
+        ("low_noise_lora.safetensors", "high_noise_lora.safetensors", r"--high .*its name says low_noise; exchange"),
+        ("a.safetensors", "Wan-HighNoise.safetensors", r"--low .*its name says highnoise; exchange"),
+        ("a.safetensors", "a.safetensors", "are both .*a.safetensors: each expert has a LoRA of its own"),
+        ("a.safetensors", "missing.safetensors", "missing.safetensors is no file"),
+        ("high-noise.safetensors", "low noise.safetensors", None),
+        ("epoch-1.safetensors", "below.safetensors", None),
+    ],
+)
+def test_exchanged_loras_are_told_by_their_names(high, low, words, tmp_path):
+    for name in (high, low):
+        if "missing" not in name:
+            (tmp_path / name).touch()
+    if words is None:
+        check_loras(tmp_path / high, tmp_path / low)
+    else:
+        with pytest.raises(MinicosError, match=words):
+            check_loras(tmp_path / high, tmp_path / low)
 
 
 def test_a_copy_that_does_not_fit_is_refused_before_anything_is_merged(
