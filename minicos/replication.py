@@ -27,7 +27,7 @@ REPORT_FILE, FINDINGS_FILE = "report.html", "findings.json"
 @dataclass(frozen=True)
 class Finding:
     """One line of the report. n: puzzles, from the fewest to the most that a number is of; status "not run" where the
-    model was trained on none of the tasks.
+    model was trained on none of the tasks. networks: of the model's, those that were run, by name.
     """
 
     experiment: str
@@ -38,6 +38,7 @@ class Finding:
     text: str
     n: tuple[int, int] | None
     seconds: float
+    networks: tuple[str, ...]
 
 
 def replicate(reasoner: Reasoner, out: Path, scale: Scale, command: str, fabric: Fabric | None = None) -> list[Finding]:
@@ -70,25 +71,30 @@ def finding_of(experiment: Experiment, result: Result | str) -> Finding:
     """From a result, or from the reason why there is none."""
     named = experiment.name, experiment.finding, experiment.paper, experiment.criterion
     if isinstance(result, str):
-        return Finding(*named, "not run", result, None, 0.0)
+        return Finding(*named, "not run", result, None, 0.0, ())
     n = result.summary["n"].dropna() if "n" in result.summary else pd.Series(dtype=int)
     numbers = (int(n.min()), int(n.max())) if len(n) else None
-    return Finding(*named, result.verdict.status, result.verdict.text, numbers, round(result.seconds, 1))
+    seconds = round(result.seconds, 1)
+    return Finding(*named, result.verdict.status, result.verdict.text, numbers, seconds, result.networks)
 
 
 def facts_of(reasoner: Reasoner, scale: Scale, command: str) -> dict:
     """What was run on what."""
-    networks = list(dict.fromkeys(reasoner.for_task(task) for task in reasoner.tasks())) or [reasoner]
-    networks += [twin for network in networks if (twin := network.causal_twin())]
-    weights = {network.settings.name: describe_weights(network)["sha256"] for network in networks}
     return {
         "model": reasoner.settings.name,
         "scale": scale.name,
         "quick": scale.quick,
         "command": command,
         **provenance(),
-        "weights": weights,
+        "weights": weights_of(reasoner),
     }
+
+
+def weights_of(reasoner: Reasoner) -> dict[str, dict[str, str]]:
+    """SHA-256 of the files of every network behind a model's name, and of its causal twin's, by the network's name."""
+    networks = list(dict.fromkeys(reasoner.for_task(task) for task in reasoner.tasks())) or [reasoner]
+    networks += [twin for network in networks if (twin := network.causal_twin())]
+    return {network.settings.name: describe_weights(network)["sha256"] for network in networks}
 
 
 def html(facts: dict, findings: list[Finding], results: dict[str, Result], out: Path) -> str:

@@ -104,10 +104,8 @@ class Live:
         rows = [("live, now", *_line(self.live))]
         if self.stored is None:
             how = f"minicos replicate --model {self.model} --out DIR"
-            return [
-                *rows,
-                ("stored run", "-", "not stored", f"no run by this criterion is stored with {self.model}: {how}"),
-            ]
+            why = f"no run by this criterion and weights is stored with {self.model}: {how}"
+            return [*rows, ("stored run", "-", "not stored", why)]
         return [*rows, ("stored run", *_line(self.stored))]
 
     @property
@@ -156,16 +154,19 @@ def live(name: str, cases: int | None = None, model: Reasoner | str | Path | Non
 def stored(reasoner: Reasoner, experiment: Experiment) -> Finding | None:
     """What the full replication of this checkpoint found, if it lies beside its weights and this experiment was run.
 
-    None, too, where it was judged by another criterion than the one that holds now.
+    None, too, where it was judged by another criterion than the one that holds now, or ran with other weights.
     """
-    from minicos.replication import FINDINGS_FILE, Finding
+    from minicos.replication import FINDINGS_FILE, Finding, weights_of
 
     path = reasoner.folder / FINDINGS_FILE if reasoner.folder else None
     if path is None or not path.exists():
         return None
-    for finding in (Finding(**line) for line in json.loads(path.read_text())["findings"]):
+    report = json.loads(path.read_text())
+    for finding in (Finding(**line) for line in report["findings"]):
         if (finding.experiment, finding.criterion) == (experiment.name, experiment.criterion):
-            return finding if finding.status != "not run" else None
+            then, now = report["weights"], weights_of(reasoner)
+            same = all(then.get(name) == now.get(name) for name in finding.networks)
+            return finding if same and finding.status != "not run" else None
     return None
 
 

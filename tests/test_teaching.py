@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict
 
 import pytest
 from matplotlib.figure import Figure
@@ -12,7 +13,10 @@ from matplotlib.figure import Figure
 import minicos
 from minicos.errors import MinicosError
 from minicos.experiments import get_experiment
+from minicos.model import save
+from minicos.replication import weights_of
 from minicos.teaching import stored
+from minicos.training import build
 
 
 @pytest.fixture
@@ -53,13 +57,18 @@ def test_a_live_finding_stands_beside_the_stored_one(untrained_nano, tmp_path, c
     assert capfd.readouterr().err == ""
     assert live.rows()[1][2] == "not stored"
     assert get_experiment("chain-of-steps").criterion in repr(live)
-    report = {"findings": [{**live.live.__dict__, "text": "what the full run said", "n": [256, 256]}]}
+    assert live.live.networks == ("nano",)
+    finding = {**asdict(live.live), "text": "what the full run said", "n": [256, 256]}
+    report = {"weights": weights_of(reasoner), "findings": [finding]}
     (folder / "findings.json").write_text(json.dumps(report))
     assert stored(reasoner, get_experiment("chain-of-steps")).text == "what the full run said"
     assert stored(reasoner, get_experiment("budget")) is None
     for change in ({"status": "not run"}, {"criterion": "another one"}):
-        (folder / "findings.json").write_text(json.dumps({"findings": [{**report["findings"][0], **change}]}))
+        (folder / "findings.json").write_text(json.dumps(report | {"findings": [{**report["findings"][0], **change}]}))
         assert stored(reasoner, get_experiment("chain-of-steps")) is None
+    (folder / "findings.json").write_text(json.dumps(report))
+    save(build("nano", seed=1), folder)  # trained anew: what the old weights did is not quoted
+    assert stored(minicos.load(folder), get_experiment("chain-of-steps")) is None
 
 
 def test_what_cannot_be_shown_is_refused(untrained_nano, maze_puzzles):

@@ -26,13 +26,14 @@ SUMMARY_FILE, VERDICT_FILE, PNG_FILE, SVG_FILE = "summary.csv", "verdict.md", "f
 @dataclass(frozen=True)
 class Result:
     """What an experiment came to. seconds: of all its chunks, whenever and by whomever they were computed; commits: of
-    the code that computed them.
+    the code that computed them; networks: those that were run, by name.
     """
 
     summary: pd.DataFrame
     verdict: Verdict
     seconds: float
     commits: tuple[str, ...]
+    networks: tuple[str, ...]
 
 
 # What shows progress: by what is done, how many runs there are, and whether it is shown; gives what to call per chunk.
@@ -79,4 +80,5 @@ def run_experiment(
     (out / VERDICT_FILE).write_text(f"**{verdict.status}**: {verdict.text}\n")
     folders = [out / sweep.name for sweep in sweeps]
     commits = sorted(set().union(*map(commits_of, folders)))
-    return Result(summary, verdict, sum(map(seconds_of, folders)), tuple(commits))
+    networks = sorted({sweep.reasoner.settings.name for sweep in sweeps})
+    return Result(summary, verdict, sum(map(seconds_of, folders)), tuple(commits), tuple(networks))
