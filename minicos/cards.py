@@ -1,6 +1,6 @@
 """The table that `minicos evaluate` prints, and the card that is generated from what it wrote.
 
-A card holds nothing that is not in training.json or evaluation.json beside it.
+A card holds nothing that is not in the files beside it: training.json, evaluation.json, and what the model is.
 """
 
 from __future__ import annotations

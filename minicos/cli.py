@@ -68,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(evaluate)
     evaluate.add_argument("--out", type=Path, help="folder for evaluation.json and the card (default: only print)")
     evaluate.add_argument(
-        "--n", type=_positive, default=1000, help="puzzles of each trained size, a fifth of it beyond (default: 1000)"
+        "--n",
+        type=_positive,
+        default=1000,
+        help="puzzles of each size; a fifth of what takes long (default: 1000)",
     )
     evaluate.add_argument("--seed", type=_whole, default=0)
     evaluate.set_defaults(run=_evaluate)
@@ -189,6 +192,8 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     from minicos.training import train
 
     try:
@@ -203,7 +208,7 @@ def _train(options: argparse.Namespace) -> None:
         )
     except SystemExit:  # how Lightning leaves after Ctrl-C
         raise KeyboardInterrupt from None
-    print(f"trained: {options.out}; next: minicos evaluate --model {options.out} --out {options.out}")
+    rank_zero_only(print)(f"trained: {options.out}; next: minicos evaluate --model {options.out} --out {options.out}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -225,6 +230,8 @@ def _experiment(options: argparse.Namespace) -> None:
     experiment, scale = get_experiment(options.name), scale_of(options.quick, options.cases)
     fabric = _fabric(options)
     reasoner = each_process(fabric, lambda: load(options.model, options.devices))
+    if fabric is not None:
+        each_process(fabric, lambda: experiment.sweeps(reasoner, scale))  # a refusal is said once
     out = options.out or Path("out") / f"{experiment.name}-{reasoner.settings.name}-{scale.name}"
     result = run_experiment(experiment, reasoner, out, scale, fabric)
     if result:
@@ -245,6 +252,7 @@ def _replicate(options: argparse.Namespace) -> None:
     reasoner = each_process(fabric, lambda: load(options.model, options.devices))
     how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
     how += f" --devices {options.devices}" if options.devices != 1 else ""
+    how += f" --nodes {options.nodes}" if options.nodes != 1 else ""
     command = f"minicos replicate --model {reasoner.settings.name} --out DIR{how}"
     findings = replicate(reasoner, options.out, scale_of(options.quick, options.cases), command, fabric)
     for finding in findings:
@@ -310,6 +318,9 @@ def _bench(options: argparse.Namespace) -> None:
     from minicos.vbvr import run_bench
 
     prepare_folder(options.out)
+    if options.ensemble and options.seed not in SEEDS:
+        seeds = ", ".join(map(str, SEEDS))
+        raise MinicosError(f"--seed {options.seed}: an ensemble averages the seeds {seeds}, give one of them")
     fabric = _fabric(options)
     reasoner = each_process(fabric, lambda: load(options.model, options.devices))
     done = ()
@@ -318,9 +329,6 @@ def _bench(options: argparse.Namespace) -> None:
     elif options.noise_at_frame is not None:
         done = (noise_at_frame(options.noise_at_frame),)
     elif options.ensemble:
-        if options.seed not in SEEDS:
-            seeds = ", ".join(map(str, SEEDS))
-            raise MinicosError(f"--seed {options.seed}: an ensemble averages the seeds {seeds}, give one of them")
         done = (paper_average(len(reasoner.transformer.blocks)),)
     run_bench(reasoner, options.data, options.out, options.cases, options.seed, done, fabric)
 
@@ -333,6 +341,7 @@ def _plan(options: argparse.Namespace) -> None:
     from minicos.planning import hours_line, plan, plan_table
 
     reasoner, scale = load(options.model), scale_of(options.quick, options.cases)
+    reasoner.processes = options.devices  # of each machine: what `replicate` leaves out, having no room, costs nothing
     plans = []
     for experiment in [get_experiment(name) for name in options.names or EXPERIMENTS]:
         try:
@@ -341,6 +350,8 @@ def _plan(options: argparse.Namespace) -> None:
             if options.names:
                 raise
             print(f"{experiment.name} is left out: {error}")
+    if not plans:
+        raise MinicosError(f"{reasoner.settings.name} can run none of the experiments: give another --model")
     print(plan_table(plans))
     print(f"\n{hours_line(plans, reasoner.device.type, options.devices * options.nodes)}")
 

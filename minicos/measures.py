@@ -100,16 +100,14 @@ def leans(frame: NDArray[np.uint8], puzzle: MazePuzzle | RotationPuzzle) -> bool
     """Whether a right answer is what a picture is most like, legible or not.
 
     Of a maze every cell of a right route has to be more like the path (p_c) than any other cell is, however pale; of a
-    rotation the orientation with the largest weight has to be right. Where start and goal are neighbours no other cell
-    may belong to a candidate route.
+    rotation the orientation with the largest weight has to be right.
     """
     if isinstance(puzzle, MazePuzzle):
         probabilities = cell_probabilities(frame, puzzle)
         cells = {cell for cell in product(range(puzzle.size), repeat=2) if not np.isnan(probabilities[cell])}
         of_routes = ({*route} & cells for route in puzzle.routes)
         return any(
-            min((probabilities[cell] for cell in route), default=CANDIDATE)
-            > max((probabilities[cell] for cell in cells - route), default=0)
+            min(probabilities[cell] for cell in route) > max((probabilities[cell] for cell in cells - route), default=0)
             for route in of_routes
         )
     angles, weights = angle_posterior(frame, puzzle)

@@ -92,7 +92,7 @@ class Condition:
 
 
 class Reasoner:
-    """A video diffusion transformer with its VAE and text encoder, behind four methods.
+    """A video diffusion transformer with its VAE and text encoder.
 
     Latents are (batch, channels, frames, height, width). With two experts, `transformer` takes the high-noise steps.
     one_at_a_time: of the experts and the text encoder only the one at work is on the device, the others wait in host

@@ -41,7 +41,7 @@ def each(
     """`work(reasoner, item)` of every item with the item's number, in the order in which they are done.
 
     Every thread has the network as modules of its own (`Reasoner.replica`). An error, or Ctrl-C, comes when the pieces
-    that are under way are done; none is begun after it.
+    that are under way are done, and at most one more a core.
     """
     if reasoner.device.type == "cpu":
         keep_freed_memory()

@@ -13,7 +13,7 @@ from minicos.model import Reasoner
 from minicos.parallel import each, lanes
 from minicos.runs import Batch
 from minicos.sampling import Recorder, extents
-from minicos.sharing import Sharing
+from minicos.sharing import Sharing, branches_of
 from minicos.sweeps import Sweep, stages
 from minicos.tasks import Puzzle
 
@@ -52,7 +52,8 @@ def plan(sweeps: Sequence[Sweep]) -> list[Plan]:
             paces[sweep.reasoner, batch.extent] = seconds_each(sweep.reasoner, run.puzzle)
         a_pass, a_video = paces[sweep.reasoner, batch.extent]
         runs, evaluations, videos = sum(map(len, sweep.chunks)), sweep.evaluations(), sweep.videos()
-        unshared = evaluations if sweep.frame_by_frame else runs * len(sweep.schedule) * sweep.branches
+        alone = sum(len(branches_of(sweep.reasoner, step)) for step in sweep.schedule)
+        unshared = evaluations if sweep.frame_by_frame else runs * alone
         of_run = recorded_bytes(sweep, batch, len(sweep.schedule)) + video_bytes(sweep, run.puzzle)
         held = max(map(len, sweep.chunks)) * of_run
         seconds = evaluations * a_pass + videos * a_video

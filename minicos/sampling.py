@@ -1,4 +1,4 @@
-"""The only denoising loop: deterministic Euler from noise to video, watched by recorders."""
+"""Denoising: deterministic Euler from noise to video, watched by recorders; all frames together, or one by one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from minicos import flow
 from minicos.causal import frame_memory
 from minicos.errors import MinicosError
-from minicos.model import Branch, Condition, Reasoner
+from minicos.model import Condition, Reasoner
 from minicos.parallel import host_memory
 from minicos.runs import SITES, Address, Batch, Intervention, Run, Site, check_range, company, noise_for
-from minicos.sharing import Sharing
+from minicos.sharing import Sharing, branches_of
 from minicos.tasks import Puzzle, Video
 
 Records = dict[tuple[str, str, int | None], dict[int, Tensor]]
@@ -344,9 +344,8 @@ def _velocities(
 ) -> dict[str, Tensor]:
     """The velocity of every branch that is computed at this step, and the one to follow as "guided"."""
     scale = reasoner.guidance(at.step)
-    branches: tuple[Branch, ...] = ("cond", "uncond") if scale > 1 else ("cond",)
     velocities = {}
-    for branch in branches:
+    for branch in branches_of(reasoner, at.step):
         with _block_hooks(reasoner, replace(at, site="block", branch=branch), batch, watching, recorded):
             velocities[branch] = reasoner.velocity(latents, at.step.timestep, condition, branch)
     guided = flow.guide(velocities["cond"], velocities["uncond"], scale) if scale > 1 else velocities["cond"]

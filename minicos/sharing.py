@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minicos.flow import Step
-from minicos.model import Reasoner
+from minicos.model import Branch, Reasoner
 from minicos.runs import Address, Intervention, Run, company
 
 
@@ -20,6 +20,7 @@ class Sharing:
         self.runs = list(dict.fromkeys(company(runs)))
         places = [addresses(reasoner, step) for step in schedule]
         self._length = len(places)
+        self._branches = [len(branches_of(reasoner, step)) for step in schedule]
         self._acts = acts = {i: _acting(i, places) for i in {i for run in self.runs for i in run.interventions}}
         self._begins = {
             run: min((acts[i][0] for i in run.interventions if acts[i]), default=self._length) for run in self.runs
@@ -76,17 +77,24 @@ class Sharing:
         return found[1:]
 
     def evaluations(self, size: int | None = None) -> int:
-        """Videos that pass through the network in all steps together, for each branch of guidance, in batches."""
-        return sum(len(batch) for step in range(self._length) for batch in self.batches(step, size))
+        """Videos that pass through the network in all steps together, in batches; each branch of guidance is a pass."""
+        passes = (sum(map(len, self.batches(step, size))) for step in range(self._length))
+        return sum(count * branches for count, branches in zip(passes, self._branches, strict=True))
+
+
+def branches_of(reasoner: Reasoner, step: Step) -> tuple[Branch, ...]:
+    """The passes of one step: two with guidance."""
+    return ("cond", "uncond") if reasoner.guidance(step) > 1 else ("cond",)
 
 
 def addresses(reasoner: Reasoner, step: Step) -> list[Address]:
     """Every place of one step."""
     expert = reasoner.expert_name(step.timestep)
-    branches = ("cond", "uncond") if reasoner.guidance(step) > 1 else ("cond",)
     sites = [Address(site, step, expert) for site in ("latents", "velocity", "x0_hat")]
     blocks = range(len(reasoner.blocks(step)))
-    return sites + [Address("block", step, expert, branch, block) for branch in branches for block in blocks]
+    return sites + [
+        Address("block", step, expert, branch, block) for branch in branches_of(reasoner, step) for block in blocks
+    ]
 
 
 def _acting(intervention: Intervention, places: list[list[Address]]) -> list[int]:

@@ -71,18 +71,13 @@ class Sweep:
     watched: Callable[[Sequence[Trial]], int] = lambda chunk: 0
     frame_by_frame: bool = False
 
-    @property
-    def branches(self) -> int:
-        """Passes of one video and step: two with guidance."""
-        return 2 if max(self.reasoner.settings.guidance) > 1 else 1
-
     def evaluations(self) -> int:
         """Videos that pass through the network, all steps and both branches of guidance counted."""
         if self.frame_by_frame:  # every frame but the given one has a pass of its own for each step, and a last one
             frames = self.reasoner.latent_frames
             return ceil(sum(map(len, self.chunks)) * (frames - 1) * (len(self.schedule) + 1) / frames)
         sharings = (Sharing(self.reasoner, [t.run for t in chunk], self.schedule) for chunk in self.chunks)
-        return self.branches * sum(sharing.evaluations(self.reasoner.settings.batch) for sharing in sharings)
+        return sum(sharing.evaluations(self.reasoner.settings.batch) for sharing in sharings)
 
     def videos(self) -> int:
         """Videos that are decoded."""
@@ -233,12 +228,13 @@ def _run_chunk(
     number, chunk = numbered
     path, runs, schedule = _chunk_file(folder, number), [trial.run for trial in chunk], sweep.schedule
     aside = _aside_file(folder, number, until)
-    if until < len(schedule) and aside.exists():
+    asides = _asides(folder, number)
+    if until < len(schedule) and asides and asides[-1] >= aside:  # it has come so far before, or further
         return
     if sweep.frame_by_frame:
         trajectory = rollout_runs(reasoner, runs, schedule=schedule)
     else:
-        denoising = _taken_up(reasoner, runs, sweep, _asides(folder, number))
+        denoising = _taken_up(reasoner, runs, sweep, asides)
         while denoising.done < until:
             denoising.advance()
         if until < len(schedule):

@@ -245,11 +245,15 @@ class SaveState(L.Callback):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside the old one and moved over it: a kill leaves one or the other, whole."""
+    """Lightning's checkpoints, written beside the old one and moved over it: a kill leaves one or the other, whole;
+    a power cut, too.
+    """
 
     def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object | None = None) -> None:
         draft = f"{path}.draft"
         super().save_checkpoint(checkpoint, draft, storage_options)
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())  # else the name may reach the disk before what it names
         os.replace(draft, path)
 
     def load_checkpoint(self, path: str, map_location: object = None, weights_only: bool | None = None) -> dict:

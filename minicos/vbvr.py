@@ -191,7 +191,7 @@ def readable(
     return fits, skipped
 
 
-def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None, most: int = CASES_A_CHUNK) -> list[list[Case]]:
+def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None, most: int) -> list[list[Case]]:
     """Cases of one canvas and length, so many at most."""
 
     def kind(case: Case) -> tuple:
@@ -205,7 +205,7 @@ def chunks_of(cases: Sequence[Case], canvas: tuple[int, int] | None, most: int =
 
 
 def write_answer(video: Video, path: Path) -> None:
-    """A kill leaves no half of it."""
+    """A kill leaves no half of it under this name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.stem}.draft.mp4")
     write_mp4(video, draft, FRAMES_PER_SECOND)
@@ -225,7 +225,12 @@ def evaluate_answers(data: Path, out: Path, device: str) -> str | None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise MinicosError(f"VBVR-Bench's evaluator failed: {reason}")
-    if not json.loads((scores / "scores_eval_results.json").read_text())["overall"]["num_videos"]:
+    try:
+        found = json.loads((scores / "scores_eval_results.json").read_text())["overall"]["num_videos"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise MinicosError(f"VBVR-Bench's evaluator left no scores in {scores} that can be read ({reason})") from None
+    if not found:
         raise MinicosError(f"VBVR-Bench's evaluator found no answer: are the splits named as in its data set ({data})?")
     return done.stdout
 

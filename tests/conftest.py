@@ -124,15 +124,12 @@ def tiny_wan(tiny_wan_folder):
 @pytest.fixture(scope="session")
 def untrained_nano(tmp_path_factory) -> Path:
     """The folder of a nano with random weights."""
-    import torch
+    from networks import random_network
 
     from minicos.model import save
-    from minicos.training import build
 
-    reasoner = build("nano", seed=0)
-    torch.nn.init.normal_(reasoner.transformer.proj_out.weight, std=0.05, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("models") / "nano"
-    save(reasoner, folder)
+    save(random_network("nano"), folder)
     return folder
 
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import random_network
 
 from minicos.cards import cells, rows_of
 from minicos.evaluation import Difficulty, Outcome, difficulties, evaluate, outcomes_of, summarise
 from minicos.model import load, save
 from minicos.runs import Run
-from minicos.sampling import Trajectory
+from minicos.sampling import Trajectory, rollout
 from minicos.tasks import get_task
 from minicos.tasks.base import Score
-from minicos.training import build
 
 
 def settings_with(reasoner, **changes):
@@ -36,8 +36,15 @@ def test_what_takes_long_is_evaluated_on_a_fifth(untrained_nano):
     }
 
 
-def test_a_causal_model_is_evaluated_frame_by_frame_too(tmp_path):
-    save(build("micro-causal", 0), tmp_path)
+def test_a_causal_model_is_evaluated_frame_by_frame_too(tmp_path, monkeypatch):
+    save(random_network("micro-causal"), tmp_path)
+    rolled = []
+
+    def counted(reasoner, puzzles, seed):
+        rolled.extend(puzzles)
+        return rollout(reasoner, puzzles, seed)
+
+    monkeypatch.setattr("minicos.evaluation.rollout", counted)
     causal = settings_with(load(tmp_path), tasks={"maze": [3], "rotation-open": [90]}, steps=2)
     rows = [row for row in evaluate(causal, 5) if row.length == "all"]
     assert [(row.task, row.size, row.n, row.rollout) for row in rows] == [
@@ -51,6 +58,7 @@ def test_a_causal_model_is_evaluated_frame_by_frame_too(tmp_path):
     for row in rows:
         assert (row.gap is None) == (row.step_0 is None) == row.rollout
         assert ("frame by frame" in cells(row)[0]) == row.rollout
+    assert [(puzzle.task, puzzle.size) for puzzle in rolled] == [("maze", 3), ("rotation-open", 90)]
 
 
 def test_what_was_chosen_is_counted_for_solved_puzzles_only():

@@ -18,6 +18,7 @@ from minicos import Recorder, get_task, load, sample
 from minicos.cli import main
 from minicos.errors import CannotRun, MinicosError
 from minicos.experiments import EXPERIMENTS
+from minicos.files import replace_file
 from minicos.flow import turned_back
 from minicos.full import (
     GPU_GB,
@@ -66,7 +67,7 @@ def test_a_machine_with_enough_of_everything_can_run_them(model):
         ({"missing": ("ftfy",)}, "missing: ftfy"),
     ],
 )
-def test_what_a_machine_lacks_is_named(model, lack, words):
+def test_what_a_machine_lacks_is_named(lack, words):
     (obstacle,) = obstacles_of(replace(ENOUGH, **lack))
     assert words in obstacle
     assert words in diagnosis(replace(ENOUGH, **lack), ["nano"])
@@ -460,6 +461,39 @@ def test_runs_that_turn_back_meet_each_expert_as_often_as_their_schedule_does(ti
     assert [path.suffix for path in sorted((tmp_path / "offloaded" / "chunks").iterdir())] == [".csv"] * 3
 
 
+def test_what_has_come_further_is_not_taken_back_when_runs_that_turn_back_are_resumed(tiny_wan, monkeypatch, tmp_path):
+    tiny_wan.to("cpu", one_at_a_time=True)
+    steps = turned_back(tiny_wan.schedule(), 3, 1)
+
+    told = []
+
+    def sweep():
+        return Sweep("back", tiny_wan, [[Trial(Run(puzzle), {})] for puzzle in MAZES], steps, last_latents)
+
+    def last_latents(trajectory):
+        return [[{"sum": latents.sum().item()}] for latents in trajectory.latents]
+
+    def killed(trials):
+        told.append(trials)
+        if len(told) == 7:  # the first of three chunks is through the third of four stages
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep(), tmp_path / "sweep", advance=killed)
+    left = {path.name for path in (tmp_path / "sweep" / "chunks").iterdir()}
+    assert left == {"000000-0004.aside", "000001-0003.aside", "000002-0003.aside"}
+    written = []
+
+    def noted(path, content):
+        written.append(path.name)
+        replace_file(path, content)
+
+    monkeypatch.setattr("minicos.sweeps.replace_file", noted)
+    table = run_sweep(sweep(), tmp_path / "sweep")
+    assert [name for name in written if name.endswith("aside")] == ["000001-0004.aside", "000002-0004.aside"]
+    assert table.equals(run_sweep(sweep(), tmp_path / "whole"))
+
+
 def test_an_untrained_network_that_memory_has_no_room_for_is_left_out(tiny_wan_folder, monkeypatch, capsys):
     reasoner = load(tiny_wan_folder).to("cpu", one_at_a_time=True)
     parts = (reasoner.transformer, reasoner.transformer_2) * 2 + (reasoner.text_encoder,)
@@ -473,9 +507,8 @@ def test_an_untrained_network_that_memory_has_no_room_for_is_left_out(tiny_wan_f
             with pytest.raises(CannotRun, match="GB of host memory"):
                 untrained(reasoner)
     monkeypatch.setattr("minicos.model.load", lambda *_: reasoner)
-    assert (
-        main(["plan", "layers", "budget", "--quick", "--cases", "1"]) == 2
-    )  # what is asked for by name is not left out
+    asked = ["plan", "layers", "budget", "--quick", "--cases", "1", "--devices", "2"]
+    assert main(asked) == 2  # what is asked for by name is not left out
     assert "GB of host memory for 2 processes" in capsys.readouterr().err
 
 

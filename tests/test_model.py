@@ -73,7 +73,7 @@ def test_large_weights_are_saved_in_shards(tmp_path):
 
 
 def test_the_miniature_is_a_pipeline_of_diffusers(untrained_nano):
-    """diffusers' own pipeline class accepts the folder's parts and samples in pixel space."""
+    """diffusers' own pipeline class takes the folder's parts, and asks for nothing that its index does not name."""
     import diffusers
 
     reasoner = load(untrained_nano)

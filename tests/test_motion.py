@@ -215,6 +215,21 @@ def test_the_size_of_an_occlusion_is_the_width_of_its_screen_and_unscreened_hide
         assert score(bare, rendered(bare)).solved
 
 
+@pytest.mark.parametrize(("frames", "per_latent"), [(7, 1), (7, 4), (21, 4)])
+def test_a_latent_frame_is_empty_where_all_its_frames_are(frames, per_latent):
+    """Wan's stand for four each; the first for itself."""
+    task, found = get_task("occlusion"), 0
+    for index in range(20):
+        puzzle = task.sample(0, index, size=4)
+        video = task.render(puzzle, (frames - 1) * per_latent + 1).astype(int)
+        coloured = (video.max(-1) - video.min(-1) > 50).any((1, 2))
+        of_latents = [coloured[:1], *coloured[1:].reshape(-1, per_latent)]
+        empty = puzzle.empty_frames(frames, per_latent)
+        assert empty == tuple(frame for frame, seen in enumerate(of_latents) if not seen.any())
+        found += len(empty)
+    assert found > 0
+
+
 def test_the_structure_of_an_occlusion_is_its_motion_in_every_symmetric_image():
     structure = get_task("occlusion").structure
     for puzzle in puzzles_of("occlusion", 20, (0, 3)):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from minicos import load
+from minicos.cli import main
 from minicos.experiments import get_experiment
 from minicos.experiments.base import Scale
+from minicos.model import save
 from minicos.planning import Plan, hours_line, plan, plan_table
 from minicos.sampling import Denoising, rollout_runs, sample_runs
 from minicos.sweeps import stages
@@ -23,7 +26,15 @@ def reasoner(request, untrained_nano, tiny_wan_folder):
 
 @pytest.mark.parametrize("name", ["perturbation", "layers", "commitment"])
 def test_a_plan_counts_the_passes_that_are_made(name, reasoner, monkeypatch):
-    sweeps = get_experiment(name).sweeps(reasoner, TINY)[:2]
+    counted_as_planned(get_experiment(name).sweeps(reasoner, TINY)[:2], monkeypatch)
+
+
+def test_a_step_of_an_expert_without_guidance_is_one_pass(tiny_wan, monkeypatch):
+    tiny_wan.settings = replace(tiny_wan.settings, guidance=(3.5, 1.0))
+    counted_as_planned(get_experiment("perturbation").sweeps(tiny_wan, TINY)[:1], monkeypatch)
+
+
+def counted_as_planned(sweeps, monkeypatch):
     plans = plan(sweeps)
     for sweep, planned in zip(sweeps, plans, strict=True):
         passes = []
@@ -99,6 +110,14 @@ def test_a_plan_knows_the_bytes_that_are_put_aside(name, tiny_wan):
     assert plan([sweep])[0].aside == put_aside > 0
     tiny_wan.to("cpu")
     assert plan([sweep])[0].aside == 0
+
+
+def test_a_model_that_can_run_no_experiment_is_one_line(untrained_nano, tmp_path, capsys):
+    nano = load(untrained_nano)
+    nano.settings = replace(nano.settings, tasks={"rotation-by-example": [90]}, siblings={})
+    save(nano, tmp_path)
+    assert main(["plan", "--model", str(tmp_path)]) == 2
+    assert "can run none of the experiments: give another --model" in capsys.readouterr().err
 
 
 def test_the_table_has_a_line_for_each_sweep_and_totals(reasoner):

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import random_network
 from PIL import Image
 
 from minicos import flow, load
 from minicos.errors import MinicosError
 from minicos.interventions import Average, NoiseHidden, SwapHidden
 from minicos.measures import token_energy
+from minicos.model import save
 from minicos.runs import Run, noise_for
 from minicos.sampling import Recorder, rollout, sample, sample_runs
 from minicos.tasks import get_task
@@ -386,12 +388,9 @@ def test_a_rollout_leaves_the_network_as_it_was(causal, monkeypatch):
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
     """micro and micro-rotation, untrained, side by side."""
-    from minicos.model import save
-    from minicos.training import build
-
     folder = tmp_path_factory.mktemp("family")
     for name in ("micro", "micro-rotation"):
-        save(build(name, seed=0), folder / name)
+        save(random_network(name), folder / name)
     return folder
 
 

@@ -172,6 +172,12 @@ def test_clean_first_frames_are_given_and_not_learned():
     assert all(not torch.allclose(loss(frame), plain) for frame in range(3, 7))
 
 
+def share_of(video, one, other):
+    """How far each frame is on its way from one video to the other, (batch, frames)."""
+    way = (other - one).transpose(1, 2).flatten(2)
+    return ((video - one).transpose(1, 2).flatten(2) * way).sum(2) / way.square().sum(2).clamp(min=1e-9)
+
+
 def open_batches(blended):
     stages = (Stage(1.0, {("rotation-open", 90): 1, ("rotation", 90): 1}),)
     recipe = replace(RECIPES["micro-rotation"], tokens=30_000, stages=stages, blended=blended)
@@ -192,8 +198,15 @@ def test_videos_between_two_right_answers_come_at_every_step_of_denoising_and_no
         assert torch.equal(one, plain["video"])
         assert torch.equal(one[:, :, 0], other[:, :, 0])
         assert torch.equal(batch["video"][:, :, 0], one[:, :, 0])
-        low, high = torch.minimum(one, other), torch.maximum(one, other)
-        assert ((batch["video"] >= low - 1e-6) & (batch["video"] <= high + 1e-6)).all()
+        shares = share_of(batch["video"], one, other)
+        assert torch.allclose(
+            batch["video"], one + shares.view(*shares.shape[:1], 1, -1, 1, 1) * (other - one), atol=1e-5
+        )
+        assert ((shares >= 0) & (shares <= 1)).all()
+        between = shares[changed, 1:]
+        assert (between.mean(1) > 0.1).any()
+        assert (between.mean(1) < 0.9).any()
+        assert (between.std(1) > 0.05).float().mean() > 0.5  # not all frames equally far
         assert (batch["sigma"][changed] > BLENDED_FROM).all()
         noisy = batch["sigma"] > BLENDED_FROM
         assert 0.25 < changed[noisy].double().mean() < 0.75
@@ -215,6 +228,23 @@ def test_of_two_right_answers_the_mean_is_learned_where_noise_hides_which():
     noise = batch | {"sigma": torch.full_like(batch["sigma"], 0.999)}
     mean = batch["answers"].mean(1) - batch["noise"]
     assert torch.allclose(module.losses(noise).detach(), mean.square().flatten(1).mean(1), rtol=0.02)
+
+
+def test_from_a_blend_the_way_to_the_likelier_answer_is_learned():
+    """The velocity leads from where the blended, noisy video is to what of both answers is likely there."""
+    recipe, batches = open_batches(1.0)
+    batch = next(batch for batch in batches if "answers" in batch)
+    losses = FlowMatching(build("micro-rotation", 0, recipe), recipe).losses(batch).detach()  # it predicts nothing yet
+    sigma = batch["sigma"]
+    level = sigma.view(-1, 1, 1, 1, 1)
+    latents = (1 - level) * batch["video"] + level * batch["noise"]
+    distances = (latents[:, None] - (1 - level[:, None]) * batch["answers"]).flatten(2).square().sum(2)
+    weights = (-distances.double() / (2 * sigma[:, None] ** 2)).softmax(1).float()
+    likely = (weights.view(*weights.shape, 1, 1, 1, 1) * batch["answers"]).sum(1)
+    blended = sigma > BLENDED_FROM
+    assert blended.any()
+    exact = ((latents - likely) / level).square().flatten(1).mean(1)
+    assert torch.allclose(losses[blended], exact[blended], rtol=1e-3)
 
 
 def test_no_test_puzzle_in_training():

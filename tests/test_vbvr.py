@@ -198,9 +198,11 @@ def test_a_bench_folder_is_of_one_model_seed_and_disturbance(data, tiny_wan, tmp
 
 def test_chunks_are_of_one_canvas_and_length_and_hold_every_case(data):
     cases, _ = read_cases(data)
-    chunks = chunks_of(cases, (32, 32))
-    assert sorted(case.key for chunk in chunks for case in chunk) == sorted(case.key for case in cases)
-    assert [len({(case.image((32, 32)).shape, case.frames) for case in chunk}) for chunk in chunks] == [1] * len(chunks)
+    keys = [case.key for case in cases]
+    found = {most: [[case.key for case in chunk] for chunk in chunks_of(cases, (32, 32), most)] for most in (1, 8)}
+    assert sorted(found[8]) == [[keys[0], keys[2]], [keys[1]], [keys[3]]]  # of 5 frames, 9, and the model's own
+    assert sorted(found[1]) == [[key] for key in keys]
+    assert len(chunks_of(cases, None, 8)) == 4  # as they are, one stands upright
 
 
 # What VBVR-EvalKit's class is to minicos: made from (data, output folder, device), asked to evaluate a folder, and
@@ -238,6 +240,13 @@ def test_the_evaluator_is_asked_in_its_own_words_and_its_failures_are_one_line(d
     path.parent.mkdir(parents=True)
     path.touch()
     assert evaluate_answers(data, answers, "cpu") == "Found 1 videos to evaluate\n"
+    works = evalkit.read_text()
+    for other in ('{"total": 1}', "[]", "{"):  # of another version
+        evalkit.write_text(works.replace('json.dumps({"overall": {"num_videos": found}})', repr(other)))
+        shutil.rmtree(answers / "scores")
+        with pytest.raises(MinicosError, match="left no scores"):
+            evaluate_answers(data, answers, "cpu")
+    evalkit.write_text(works)
     path.parent.parent.rename(answers / "in")  # a split that it does not know
     shutil.rmtree(answers / "scores")
     with pytest.raises(MinicosError, match="found no answer"):

@@ -173,6 +173,16 @@ def grouped(
     return [[trial for of_puzzle in group for trial in of_puzzle] for group in groups]
 
 
+def spread(first: int, last: int, most: int) -> list[int]:
+    """Every whole number from first to last, or `most` of them, evenly spread."""
+    return sorted({round(number) for number in np.linspace(first, last, min(most, last - first + 1))})
+
+
+def bars(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """How far the intervals of a column reach below and above its means, (2, rows): what `errorbar` draws."""
+    return rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0).abs().T.to_numpy()
+
+
 def of_undisturbed(chunk: Sequence[Trial], videos: int) -> int:
     """So many videos of every run that nothing is done to, in all."""
     return videos * sum(not trial.run.interventions for trial in chunk)
@@ -212,8 +222,8 @@ def edge(reasoner: Reasoner, task: str) -> int:
     """The size of a task where most can be gained and lost: the final rate nearest to the middle of EDGE, as the
     evaluation has it, of the sizes where the steps do something (INFORMATIVE), if there are any.
 
-    Without an evaluation the smallest size of which puzzles can be held out: of those that it was trained on, or of the
-    task's where it does not say.
+    Without an evaluation, or where no rate reaches EDGE, the smallest size of which puzzles can be held out: of those
+    that it was trained on, or of the task's where it does not say.
     """
     rows = [row for row in _evaluated(reasoner, task) if row.end >= EDGE[0]]
     rows = [row for row in rows if row.gap >= INFORMATIVE] or rows

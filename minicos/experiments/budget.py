@@ -12,6 +12,7 @@ from minicos.experiments.base import (
     Experiment,
     Scale,
     Verdict,
+    bars,
     chunked,
     joined,
     judged,
@@ -99,7 +100,7 @@ class Budget(Experiment):
             styles = zip(sorted(of_task["shift"].unique()), ("#0072B2", "#E69F00", "#009E73"), "sov", strict=False)
             for shift, colour, mark in styles:
                 rows = of_task[of_task["shift"] == shift].sort_values("steps")
-                errors = 100 * rows[["solved_low", "solved_high"]].sub(rows["solved"], axis=0).abs().T.to_numpy()
+                errors = 100 * bars(rows, "solved")
                 line = "-" if rows["own"].all() else ":"
                 axis.errorbar(
                     rows["steps"],

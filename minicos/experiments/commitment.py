@@ -11,11 +11,21 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import TOLD, Experiment, Scale, Verdict, grouped, joined, judge, puzzles_for, tasks_of
+from minicos.experiments.base import (
+    TOLD,
+    Experiment,
+    Scale,
+    Verdict,
+    grouped,
+    joined,
+    judge,
+    puzzles_for,
+    spread,
+    tasks_of,
+)
 from minicos.flow import turned_back
 from minicos.interventions import NoiseUp, Renoise
 from minicos.measures import commitment_interval
@@ -135,7 +145,7 @@ class Commitment(Experiment):
 
 
 def restarts(steps: int, count: int) -> list[int]:
-    return sorted({round(s) for s in np.linspace(1, steps - 1, min(count, steps - 1))})
+    return spread(1, steps - 1, count)
 
 
 def first_form(puzzle: Puzzle, index: int, chosen: list[int]) -> list[Trial]:

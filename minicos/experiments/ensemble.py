@@ -18,7 +18,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judged, means, puzzles_for, tasks_of
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    grouped,
+    joined,
+    judged,
+    means,
+    puzzles_for,
+    spread,
+    tasks_of,
+)
 from minicos.interventions import Average
 from minicos.model import Reasoner
 from minicos.runs import Intervention, Run
@@ -140,7 +151,7 @@ def not_judged(blocks: int) -> dict[str, tuple[Intervention, ...]]:
     hidden = paper_average(blocks)
     width = len(hidden.blocks)
     last = blocks - width
-    firsts = sorted({round(first) for first in np.linspace(0, last, min(last + 1, WINDOWS))})
+    firsts = spread(0, last, WINDOWS)
     windows = [tuple(range(first, first + width)) for first in firsts]
     return {
         "hidden states, matched": (replace(hidden, matched=True),),

@@ -18,7 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minicos.experiments.base import Experiment, Scale, Verdict, chunked, joined, judged, puzzles_for, tasks_of
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    chunked,
+    joined,
+    judged,
+    puzzles_for,
+    spread,
+    tasks_of,
+)
 from minicos.interventions import to_tokens
 from minicos.measures import mean_interval, probe, token_energy
 from minicos.model import Reasoner
@@ -69,7 +79,7 @@ class Layers(Experiment):
 
     def _sweep(self, name: str, network: Reasoner, puzzles: list[Puzzle]) -> Sweep:
         schedule, blocks = network.schedule(), tuple(range(len(network.transformer.blocks)))
-        steps = tuple(sorted({round(s) for s in np.linspace(0, len(schedule) - 1, min(STEPS, len(schedule)))}))
+        steps = tuple(spread(0, len(schedule) - 1, STEPS))
         trials = [Trial(Run(p), {"task": TASK, "size": p.size, "puzzle": i}) for i, p in enumerate(puzzles)]
         recorders = Recorder("block", "cond", steps, blocks, hidden), Recorder("latents", "guided", steps, (), noisy)
         reduced = partial(probed, reasoner=network, blocks=blocks)

@@ -73,7 +73,7 @@ class PerceptionFirst(Experiment):
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
-        table = pd.concat(tables.values(), ignore_index=True).dropna()  # routes of one move have no order in time
+        table = pd.concat(tables.values(), ignore_index=True).dropna()  # routes of two moves have no order in time
         table["ahead"] = (table["where"] - table["when"]) - (table["null_where"] - table["null_when"])
         columns = [*WHAT, *(f"null_{what}" for what in WHAT), "ahead"]
         return means(table, ["task", "size", "step", "sigma"], columns) if len(table) else pd.DataFrame({"n": []})

@@ -25,11 +25,13 @@ from minicos.experiments.base import (
     Experiment,
     Scale,
     Verdict,
+    bars,
     grouped,
     joined,
     judged,
     means,
     puzzles_for,
+    spread,
     tasks_of,
 )
 from minicos.interventions import Noise, Places, Renoise, noise_at_frame, noise_at_step
@@ -151,7 +153,7 @@ class Perturbation(Experiment):
                 for family in families:
                     rows = of_task[of_task["family"] == family].sort_values(["erased", "at"])
                     place, line = (rows["erased"], "none") if axis is axes[2] else (rows["at"], "-")
-                    errors = 100 * rows[["right_low", "right_high"]].sub(rows["right"], axis=0).abs().T.to_numpy()
+                    errors = 100 * bars(rows, "right")
                     colour, mark = STYLES[family]
                     style = {"marker": mark, "linestyle": line, "color": colour, "capsize": 2, "label": family}
                     axis.errorbar(place, 100 * rows["right"], errors, **style)
@@ -181,8 +183,7 @@ def _dissimilarities(axis: Axes, of_task: pd.DataFrame) -> None:
 
 
 def _with_bars(axis: Axes, rows: pd.DataFrame, column: str, style: dict[str, object]) -> None:
-    errors = rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0).abs().T.to_numpy()
-    axis.errorbar(rows["at"], rows[column], errors, capsize=2, **style)
+    axis.errorbar(rows["at"], rows[column], bars(rows, column), capsize=2, **style)
 
 
 def trials_of(puzzle: Puzzle, index: int, steps: int, frames: int) -> list[Trial]:
@@ -233,11 +234,6 @@ def middle_of(steps: int, frames: int) -> int:
 def up_to(last: int, count: int) -> tuple[int, ...]:
     """So many steps in a row, of which this is the last."""
     return tuple(range(last - count + 1, last + 1))
-
-
-def spread(first: int, last: int, most: int) -> list[int]:
-    """Every whole number from first to last, or `most` of them, evenly spread."""
-    return sorted({round(number) for number in np.linspace(first, last, min(most, last - first + 1))})
 
 
 def judged_frames(trajectory: Trajectory, per_latent: int) -> list[list[dict[str, object]]]:

@@ -21,11 +21,13 @@ from minicos.experiments.base import (
     Experiment,
     Scale,
     Verdict,
+    bars,
     grouped,
     joined,
     judged,
     of_undisturbed,
     puzzles_for,
+    spread,
     tasks_of,
 )
 from minicos.interventions import CorruptAndRenoise, Renoise
@@ -134,13 +136,13 @@ class SelfCorrection(Experiment):
 
 
 def _bars(rows: pd.DataFrame) -> NDArray:
-    return 100 * rows[["low", "high"]].sub(rows["share"], axis=0).abs().T.to_numpy()
+    return 100 * bars(rows.rename(columns={"low": "share_low", "high": "share_high"}), "share")
 
 
 def trials_of(puzzle: Puzzle, index: int, steps: int) -> list[Trial]:
     labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index}
     found = [Trial(Run(puzzle), {**labels, "family": "run"})]
-    for s in sorted({round(s) for s in np.linspace(1, steps - 1, min(STEPS, steps - 1))}):
+    for s in spread(1, steps - 1, STEPS):
         for family, done in (("re-noised", Renoise((s,))), ("broken and re-noised", CorruptAndRenoise(s, SHARE))):
             found.append(Trial(Run(puzzle, 0, (done,)), {**labels, "family": f"{family}/{s}"}))
     return found
@@ -206,7 +208,7 @@ def _share(values: NDArray[np.bool_]) -> dict[str, object]:
 
 
 def flip_together(frames: list[str]) -> bool:
-    """Whether every frame that was wrong at step 0 becomes right for good in one and the same step."""
+    """Whether all frames that are not right throughout become right for good in one and the same step."""
     holds = np.array([[digit == "1" for digit in row[1:]] for row in frames])  # the first character makes it a text
     since = [len(holds) - int(np.argmin(column[::-1])) if not column.all() else 0 for column in holds.T]
     return len({step for step in since if step > 0}) == 1

@@ -13,7 +13,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -21,12 +20,14 @@ from minicos.experiments.base import (
     Experiment,
     Scale,
     Verdict,
+    bars,
     evenly,
     joined,
     judged,
     means,
     puzzles_for,
     solid,
+    spread,
     tasks_of,
 )
 from minicos.experiments.commitment import answered
@@ -150,8 +151,7 @@ class Swap(Experiment):
 
 
 def _drawn(axis: Axes, rows: pd.DataFrame, column: str, label: str, style: dict[str, object]) -> None:
-    errors = 100 * rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0).abs()
-    axis.errorbar(rows["block"], 100 * rows[column], errors.T.to_numpy(), label=label, capsize=2, **style)
+    axis.errorbar(rows["block"], 100 * rows[column], 100 * bars(rows, column), label=label, capsize=2, **style)
 
 
 def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int, frames: int) -> list[Trial]:
@@ -166,7 +166,7 @@ def trials_of(a: Puzzle, b: Puzzle, unrelated: Puzzle, index: int, blocks: int, 
 
 def blocks_of(blocks: int) -> list[int]:
     """Every block; of a deep network BLOCKS of them, evenly spread, and the middle one, which is judged."""
-    return sorted({blocks // 2, *(round(b) for b in np.linspace(0, blocks - 1, min(blocks, BLOCKS)))})
+    return sorted({blocks // 2, *spread(0, blocks - 1, BLOCKS)})
 
 
 def conditions(

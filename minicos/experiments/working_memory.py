@@ -15,7 +15,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minicos.evaluation import held_out
-from minicos.experiments.base import Experiment, Scale, Verdict, grouped, joined, judged, means, solid, tasks_of
+from minicos.experiments.base import (
+    Experiment,
+    Scale,
+    Verdict,
+    bars,
+    grouped,
+    joined,
+    judged,
+    means,
+    solid,
+    spread,
+    tasks_of,
+)
 from minicos.experiments.commitment import answered
 from minicos.interventions import Noise, Places, TakeLatents
 from minicos.model import Reasoner
@@ -53,13 +65,14 @@ class WorkingMemory(Experiment):
         puzzles = held_out(task, max(1, solid(reasoner, task)), scale.pairs)
 
         def trials(puzzle: OcclusionPuzzle, index: int) -> list[Trial]:
-            return trials_of(puzzle, index, len(schedule), network.latent_frames)
+            empty = puzzle.empty_frames(network.latent_frames, network.frames_per_latent)
+            return trials_of(puzzle, index, len(schedule), empty)
 
         return [Sweep(task, network, grouped(network, puzzles, trials), schedule, answered)]
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = tables[TASK]
-        table["answer"] = table["answer"].fillna("").astype(str)
+        table["answer"] = table["answer"].astype(str)
         by = ["screen", "what", "step"]
         rates = means(table[~table["what"].isin(("picture B", "latents taken over"))], by, ["right"])
         return pd.concat([rates, taken_over(table, by)], ignore_index=True)
@@ -117,21 +130,23 @@ def _percent(rows: pd.DataFrame, column: str) -> tuple[NDArray, NDArray]:
     """Means, and how far their intervals reach below and above."""
     if column not in rows:
         return np.empty(0), np.empty((2, 0))
-    errors = rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0).abs()
-    return 100 * rows[column].to_numpy(), 100 * errors.T.to_numpy()
+    return 100 * rows[column].to_numpy(), 100 * bars(rows, column)
 
 
-def trials_of(a: OcclusionPuzzle, index: int, steps: int, frames: int) -> list[Trial]:
-    """With the screen and without: the runs under both pictures, and those under B that go on with A's latents."""
+def trials_of(a: OcclusionPuzzle, index: int, steps: int, empty: tuple[int, ...]) -> list[Trial]:
+    """With the screen and without: the runs under both pictures, and those under B that go on with A's latents.
+
+    empty: the frames in which nothing is to be seen, behind the screen; none where there are none.
+    """
     task = get_task(a.task)
     labels = {"task": a.task, "size": a.size, "pair": index}
     found = []
     for screen, one in zip(SCREENS, (a, task.unscreened(a)), strict=True):
         other = task.partner(one)
         runs = [("undisturbed", -1, Run(one)), ("picture B", -1, Run(other))]
-        for s in sorted({round(s) for s in np.linspace(1, steps - 1, min(STEPS, steps - 1))}):
+        for s in spread(1, steps - 1, STEPS):
             runs.append(("latents taken over", s, Run(other, 0, (TakeLatents(Run(one), s),))))
-        if screen == SCREENS[0] and (empty := one.empty_frames(frames)):
+        if screen == SCREENS[0] and empty:
             runs.append(("empty frames erased", -1, Run(one, 0, (Noise(places=Places(frames=empty)),))))
         found += [Trial(run, {**labels, "screen": screen, "what": what, "step": step}) for what, step, run in runs]
     return found

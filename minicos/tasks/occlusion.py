@@ -70,10 +70,13 @@ class OcclusionPuzzle(Puzzle):
         cells[:, self.screen : self.screen + self.size] = SCREEN
         return np.rot90(cells, self.quarter_turns)
 
-    def empty_frames(self, frames: int) -> tuple[int, ...]:
-        """The frames of so many in which nothing coloured is to be seen."""
-        shown = [(self.cells(moves) > SCREEN).any() for moves in moves_by_frame(self.moves, frames)]
-        return tuple(frame for frame, seen in enumerate(shown) if not seen)
+    def empty_frames(self, frames: int, per_latent: int) -> tuple[int, ...]:
+        """The latent frames of so many in which nothing coloured is to be seen, in any frame that they stand for: the
+        first for itself, each other for `per_latent`.
+        """
+        moves = moves_by_frame(self.moves, (frames - 1) * per_latent + 1)
+        shown = [False] * (per_latent - 1) + [(self.cells(done) > SCREEN).any() for done in moves]
+        return tuple(frame for frame in range(frames) if not any(shown[frame * per_latent : (frame + 1) * per_latent]))
 
     @cached_property
     def lanes(self) -> Cells:
