@@ -76,7 +76,7 @@ def transformer() -> Figure:
         box(axis, x, 1.05, 1.6, 1.5, text)
     for x in (7.05, 9.05):
         arrow(axis, (x, 1.8), (x + 0.3, 1.8))
-    box(axis, 5.4, -0.05, 5.6, 0.55, "noise level σ: scales, shifts and gates all three")
+    box(axis, 5.4, -0.05, 5.6, 0.55, "noise level σ: modulates the first and the last")
     arrow(axis, (11.2, 1.8), (11.9, 1.8))
     box(axis, 11.95, 1.3, 1.6, 1.0, "velocity v")
     axis.text(12.75, 0.85, "x0_hat = x - σ v", ha="center", fontsize=10, color=ORANGE)

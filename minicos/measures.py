@@ -284,7 +284,7 @@ def _hsic_debiased(k: Floats, l: Floats) -> float:  # noqa: E741
 def token_energy(hidden: Values) -> Values:
     """L2 norm of every token over channels, divided by the mean over the block's tokens: (batch, tokens).
 
-    hidden: (batch, tokens, width), an array or a tensor, and so is what is returned. Raw norms grow with depth, so that
+    hidden: (batch, tokens, width), an array or a tensor, and so is what is returned. Raw norms change with depth, so
     they cannot be compared between blocks.
     """
     norms = (hidden**2).sum(-1) ** 0.5

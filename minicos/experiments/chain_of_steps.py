@@ -70,8 +70,8 @@ class ChainOfSteps(Experiment):
     picture = (
         "Three panels against the denoising step, a line for each task: the share of puzzles that x0_hat "
         "solves, the whole answers that it leaves possible (dotted lines are the null, dash-dotted ones a blend of all "
-        "right answers), and its entropy. The fourth: the gaps between step 0 and the end, of what is solved "
-        "and of what leans to a right route, against the route's length."
+        "right answers), and its entropy. Where there are enough puzzles a fourth: the gaps between step 0 "
+        "and the end, of what is solved and of what leans to a right route, against the route's length."
     )
     criterion = (
         f"On mazes with one answer the solved rate rises by more than {100 * GAP:g} points from step 0 to the end, and "

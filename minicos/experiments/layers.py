@@ -1,6 +1,6 @@
 """Layers: where in the network the answer is, by token energy and by linear probes.
 
-Energy is the norm of a token's hidden state, relative to the mean of its block, since raw norms grow with depth. A
+Energy is the norm of a token's hidden state, relative to the mean of its block, since raw norms change with depth. A
 probe reads from one token of the last frame whether the route passes it. What a probe can read need not have been
 worked out: the same probe is given the token's position, the given image at the token, the latents before the step, and
 the hidden states of the same network before it had learned anything; and shuffled labels, of which nothing can be read.
