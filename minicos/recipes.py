@@ -18,8 +18,8 @@ class Recipe:
     """How a preset is trained. tokens: of one batch, whatever its puzzles' size.
 
     Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
-    blended: share of the puzzles with two right answers whose video lies between both: a few steps come to such
-    videos, before the noise has chosen, and leave something of them to the last.
+    blended: share of the puzzles with two right answers whose video lies between both, where noise is high: a few steps
+    come to such videos, before the noise has chosen.
     history: share of the batches in which the first frames are clean, as in a rollout, and only the others learned.
     validate: (task, size) whose solved rate is logged every `validate_every` steps.
     """

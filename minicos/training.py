@@ -43,7 +43,7 @@ from minicos.tasks import Puzzle, get_task, task_of, vocabulary
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
 RESUME_FILE = "last.ckpt"
 WORKERS = 8  # processes that make puzzles for a GPU
-BLENDED_FROM = 0.25  # sigma: just below the last denoising step, which has to mend what earlier ones left blended
+BLENDED_FROM = 0.5  # sigma: below, one of two right answers has long been chosen
 LEAST_SIGMA = 1e-3  # to divide by; there only one answer is likely
 UNEVEN = 0.2  # standard deviation over frames of how far a blended video is on its way
 
