@@ -19,7 +19,7 @@ from minicos.model import load
 from minicos.parallel import keep_freed_memory
 from minicos.sampling import Recorder, sample
 
-REPEATS = 100
+REPEATS = 40
 
 
 def seconds(recorders: tuple[Recorder, ...]) -> float:
