@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from minicos import __version__
 from minicos.errors import MinicosError, memory_advice, out_of_memory
@@ -218,6 +219,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> None:
+    from minicos.errors import CannotRun
     from minicos.experiments import get_experiment
     from minicos.experiments.base import scale_of
     from minicos.experiments.running import SUMMARY_FILE, run_experiment
@@ -230,14 +232,19 @@ def _experiment(options: argparse.Namespace) -> None:
     experiment, scale = get_experiment(options.name), scale_of(options.quick, options.cases)
     fabric = _fabric(options)
     reasoner = each_process(fabric, lambda: load(options.model, options.devices))
-    if fabric is not None:
-        each_process(fabric, lambda: experiment.sweeps(reasoner, scale))  # a refusal is said once
     out = options.out or Path("out") / f"{experiment.name}-{reasoner.settings.name}-{scale.name}"
-    result = run_experiment(experiment, reasoner, out, scale, fabric)
+    try:
+        result = run_experiment(experiment, reasoner, out, scale, fabric)
+    except CannotRun as error:
+        result = each_process(fabric, partial(_refuse, error))  # all of them come here, and one says why
     if result:
         print((out / SUMMARY_FILE).read_text())
         print(f"{experiment.finding}\ncriterion: {experiment.criterion}\n")
         print(f"{result.verdict.status}: {result.verdict.text}\n\nwritten to {out.resolve()}")
+
+
+def _refuse(error: MinicosError) -> NoReturn:
+    raise error
 
 
 def _replicate(options: argparse.Namespace) -> None:

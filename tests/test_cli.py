@@ -203,6 +203,10 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     foreign = minicos(*command, 3, "--out", tmp_path / "shared", "--devices", 2)
     assert foreign.returncode == 2
     assert foreign.stderr.count("holds another sweep") == 1
+    command = ("experiment", "working-memory", "--model", untrained_nano, "--quick", "--out", tmp_path / "other")
+    unknown = minicos(*command, "--devices", 2)
+    assert unknown.returncode == 2
+    assert unknown.stderr.count("was trained on none of occlusion") == 1
 
 
 # Two experiments, one of which keeps features, in the place of all: a script, which Lightning starts again as it is.
