@@ -20,6 +20,8 @@ class Recipe:
     Learning rates rise over `warmup` steps, stay, and fall linearly to zero over the last `cooldown` share.
     blended: share of the puzzles with two right answers whose video lies between both, where noise is high: a few steps
     come to such videos, before the noise has chosen.
+    refined: steps on top of `steps`, begun anew from the averaged weights at half the rates, in which blended videos
+    come at lower noise, too: few runs still lie between both answers there, and the others are to stay as they are.
     history: share of the batches in which the first frames are clean, as in a rollout, and only the others learned.
     validate: (task, size) whose solved rate is logged every `validate_every` steps.
     """
@@ -36,9 +38,14 @@ class Recipe:
     shift: float = 3.0
     prompt_dropout: float = 0.1
     blended: float = 0.0
+    refined: int = 0
     history: float = 0.0
     validate_every: int = 500
     save_every: int = 100
+
+    @property
+    def all_steps(self) -> int:
+        return self.steps + self.refined
 
     def tasks(self) -> dict[str, list[int]]:
         """The sizes of each task in the curriculum."""
@@ -99,6 +106,7 @@ RECIPES = {
         validate=(("rotation", 90), ("rotation", 180), ("rotation-open", 90), ("rotation-by-example", 90)),
         validate_every=1000,
         blended=0.5,
+        refined=2000,
         shift=5.0,  # the way from cell to cell is learned at high noise: below, a frame's neighbours give it away
     ),
     "micro-occlusion": Recipe(

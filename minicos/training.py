@@ -43,7 +43,9 @@ from minicos.tasks import Puzzle, get_task, task_of, vocabulary
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
 RESUME_FILE = "last.ckpt"
 WORKERS = 8  # processes that make puzzles for a GPU
-BLENDED_FROM = 0.5  # sigma: below, one of two right answers has long been chosen
+BLENDED_FROM = 0.5  # sigma: below, nearly all runs have chosen one of two right answers
+REFINED_FROM = 0.25  # the same while refining: the last of 12 steps begins at 0.31
+REFINED_RATE = 0.5  # of the learning rates
 LEAST_SIGMA = 1e-3  # to divide by; there only one answer is likely
 UNEVEN = 0.2  # standard deviation over frames of how far a blended video is on its way
 
@@ -87,17 +89,18 @@ class Batches(IterableDataset):
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        return self.recipe.steps  # of the whole run, also when resumed: Lightning counts on from where it was
+        return self.recipe.all_steps  # of the whole run, also when resumed: Lightning counts on from where it was
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()  # the loader takes from its workers in turn: together they keep the order
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number in range(self.start + first, self.recipe.steps, stride):
+        for number in range(self.start + first, self.recipe.all_steps, stride):
             yield self.batch(number)
 
     def batch(self, number: int) -> dict:
         rng = Random(f"batch/{self.seed}/{number}")
-        stage = next(s for s in self.recipe.stages if number < s.until * self.recipe.steps)
+        *earlier, last = self.recipe.stages
+        stage = next((s for s in earlier if number < s.until * self.recipe.steps), last)
         (name, size), *_ = rng.choices(list(stage.mix), list(stage.mix.values()))
         task = get_task(name)
         height, width = task.canvas(task.sample(self.seed, 0, size=size))
@@ -113,17 +116,18 @@ class Batches(IterableDataset):
         found = {"video": video, "prompts": prompts, "sigma": sigma, "noise": noise, "history": history}
         # Clean first frames have chosen an answer.
         if self.recipe.blended and not history and all(len(task.answers(puzzle)) == 2 for puzzle in puzzles):
-            found |= self._blended(puzzles, video, sigma, generator)
+            blends = sigma > (BLENDED_FROM if number < self.recipe.steps else REFINED_FROM)
+            found |= self._blended(puzzles, video, blends, generator)
         return found
 
-    def _blended(self, puzzles: list[Puzzle], video: Tensor, sigma: Tensor, generator: torch.Generator) -> dict:
-        """Some of the videos on their way to the other right answer, not all of their frames equally far."""
+    def _blended(self, puzzles: list[Puzzle], video: Tensor, blends: Tensor, generator: torch.Generator) -> dict:
+        """Some videos, where `blends` allows it, on their way to the other right answer, not all frames equally far."""
         task = task_of(puzzles[0])
         others = [task.render(replace(puzzle, shown=1 - puzzle.shown), self.frames) for puzzle in puzzles]
         other = to_latent_range(np.stack(others))
         share = torch.rand(len(puzzles), 1, generator=generator)
         share = share + UNEVEN * torch.randn(len(puzzles), self.frames, generator=generator)
-        chosen = (torch.rand(len(puzzles), generator=generator) < self.recipe.blended) & (sigma > BLENDED_FROM)
+        chosen = (torch.rand(len(puzzles), generator=generator) < self.recipe.blended) & blends
         share = (share.clamp(0, 1) * chosen[:, None]).view(len(puzzles), 1, -1, 1, 1)
         return {"video": video + share * (other - video), "answers": torch.stack([video, other], dim=1)}
 
@@ -172,8 +176,12 @@ class FlowMatching(L.LightningModule):
         ]
 
     def training_step(self, batch: dict, batch_index: int) -> None:
-        losses = self.losses(batch)
         muon, adamw = self.optimizers()
+        if self.global_step == self.recipe.steps:  # refining begins
+            self.learned.load_state_dict(self.averaged.module.state_dict())
+            for optimizer in (muon, adamw):
+                optimizer.optimizer.state.clear()
+        losses = self.losses(batch)
         factor = learning_rate_factor(self.recipe, self.global_step)
         for optimizer, rate in ((muon, self.recipe.muon_lr), (adamw, self.recipe.adamw_lr)):
             optimizer.optimizer.param_groups[0]["lr"] = factor * rate
@@ -211,9 +219,12 @@ class FlowMatching(L.LightningModule):
 
 
 def learning_rate_factor(recipe: Recipe, step: int) -> float:
-    """Warm-up, plateau, linear fall to zero."""
-    left = (recipe.steps - step) / (recipe.cooldown * recipe.steps)
-    return min((step + 1) / recipe.warmup, 1.0, left)
+    """Warm-up, plateau, linear fall to zero; the same again, lower and shorter, while refining."""
+    highest, length = 1.0, recipe.steps
+    if step >= recipe.steps:
+        highest, length, step = REFINED_RATE, recipe.refined, step - recipe.steps
+    left = (length - step) / (recipe.cooldown * length)
+    return highest * min((step + 1) / recipe.warmup, 1.0, left)
 
 
 class SolvedRate(L.Callback):
@@ -240,7 +251,7 @@ class SaveState(L.Callback):
     """Writes last.ckpt every `save_every` steps, and at the end."""
 
     def on_train_batch_end(self, trainer: L.Trainer, module: FlowMatching, *_) -> None:
-        if trainer.global_step % module.recipe.save_every == 0 or trainer.global_step == module.recipe.steps:
+        if trainer.global_step % module.recipe.save_every == 0 or trainer.global_step == module.recipe.all_steps:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / RESUME_FILE)
 
 
@@ -292,7 +303,7 @@ def train(
     try:
         trainer = L.Trainer(
             default_root_dir=out,
-            max_steps=recipe.steps,
+            max_steps=recipe.all_steps,
             devices=devices,
             num_nodes=nodes,
             strategy=strategy,
@@ -310,13 +321,14 @@ def train(
         reason = str(error).strip().splitlines()[0]
         raise MinicosError(f"--devices {devices} --nodes {nodes} --strategy {strategy}: {reason}") from None
     if progress and trainer.is_global_zero:
-        print(f"training {name} into {out}: {recipe.steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
+        steps = recipe.all_steps
+        print(f"training {name} into {out}: {steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
     trainer.fit(module, PuzzleData(recipe, preset.frames, seed), ckpt_path=resume_from)
     reasoner = module.averaged_reasoner()
-    if trainer.is_global_zero and trainer.global_step == recipe.steps:
+    if trainer.is_global_zero and trainer.global_step == recipe.all_steps:
         save(reasoner, out)
         report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
-        report |= {"steps": recipe.steps, "seconds": round(timer.time_elapsed("train")), **made_by}
+        report |= {"steps": recipe.all_steps, "seconds": round(timer.time_elapsed("train")), **made_by}
         (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")
         points = curve_of_run(out)
         write_curve(points, out / CURVE_FILE)

@@ -29,7 +29,17 @@ from minicos.curves import (
 from minicos.errors import MinicosError
 from minicos.parts import PRESETS
 from minicos.recipes import RECIPES, Stage
-from minicos.training import BLENDED_FROM, RESUME_FILE, Batches, FlowMatching, build, learning_rate_factor, train
+from minicos.training import (
+    BLENDED_FROM,
+    REFINED_FROM,
+    REFINED_RATE,
+    RESUME_FILE,
+    Batches,
+    FlowMatching,
+    build,
+    learning_rate_factor,
+    train,
+)
 
 STEPS = 8
 # A child process that trains the real preset for a few small batches, and kills itself with SIGKILL at a given moment.
@@ -66,7 +76,7 @@ elif where == "save":  # in the middle of writing a state: the draft is there, t
     training.os.replace = interrupted
 
 stages = (Stage(0.5, {("maze", 3): 1}), Stage(1.0, {("maze", 3): 1, ("rotation", 45): 1}))
-recipe = replace(RECIPES["nano"], steps=8, tokens=180, stages=stages, validate=(("maze", 3),),
+recipe = replace(RECIPES["nano"], steps=6, refined=2, tokens=180, stages=stages, validate=(("maze", 3),),
                  validate_every=4, save_every=2, warmup=2)
 training.train("nano", out, seed=5, resume=resume, recipe=recipe, progress=False)
 """
@@ -177,17 +187,18 @@ def share_of(video, one, other):
     return ((video - one).transpose(1, 2).flatten(2) * way).sum(2) / way.square().sum(2).clamp(min=1e-9)
 
 
-def open_batches(blended):
+def open_batches(blended, steps=9500):
     stages = (Stage(1.0, {("rotation-open", 90): 1, ("rotation", 90): 1}),)
-    recipe = replace(RECIPES["micro-rotation"], tokens=30_000, stages=stages, blended=blended)
+    recipe = replace(RECIPES["micro-rotation"], steps=steps, tokens=30_000, stages=stages, blended=blended)
     return recipe, [Batches(recipe, 7, 0, 0, 0, 1).batch(number) for number in range(4)]
 
 
-def test_videos_between_two_right_answers_come_at_high_noise_only():
-    recipe, batches = open_batches(0.5)
+@pytest.mark.parametrize(("steps", "least"), [(9500, BLENDED_FROM), (0, REFINED_FROM)])  # before and while refining
+def test_videos_between_two_right_answers_come_at_high_noise_only(steps, least):
+    recipe, batches = open_batches(0.5, steps)
     several = [batch for batch in batches if "answers" in batch]
     assert 0 < len(several) < len(batches)
-    for plain, batch in zip(open_batches(0.0)[1], batches, strict=True):
+    for plain, batch in zip(open_batches(0.0, steps)[1], batches, strict=True):
         assert all(torch.equal(plain[key], batch[key]) for key in ("sigma", "noise"))
         changed = (plain["video"] != batch["video"]).flatten(1).any(1)
         if "answers" not in batch:
@@ -206,8 +217,8 @@ def test_videos_between_two_right_answers_come_at_high_noise_only():
         assert (between.mean(1) > 0.1).any()
         assert (between.mean(1) < 0.9).any()
         assert (between.std(1) > 0.05).float().mean() > 0.5  # not all frames equally far
-        assert (batch["sigma"][changed] > BLENDED_FROM).all()
-        noisy = batch["sigma"] > BLENDED_FROM
+        assert least < batch["sigma"][changed].min() < least + 0.1
+        noisy = batch["sigma"] > least
         assert 0.25 < changed[noisy].double().mean() < 0.75
         assert recipe.blended == 0.5
 
@@ -263,6 +274,30 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert set(rates[10:800]) == {1.0}
     assert rates[900] == pytest.approx(0.5)
     assert 0 < rates[-1] < 0.01
+    recipe = replace(recipe, refined=500)
+    assert [learning_rate_factor(recipe, step) for step in range(1000)] == rates
+    refined = [learning_rate_factor(recipe, step) for step in range(1000, 1500)]
+    assert refined[0] == pytest.approx(0.1 * REFINED_RATE)
+    assert set(refined[10:400]) == {REFINED_RATE}
+    assert 0 < refined[-1] < 0.01
+
+
+def test_refining_begins_from_the_averaged_weights_and_forgets_the_momentum(tmp_path, monkeypatch):
+    stages = (Stage(1.0, {("maze", 3): 1}),)
+    recipe = replace(RECIPES["nano"], steps=8, refined=4, tokens=90, stages=stages, validate_every=100)
+    fresh = []
+    losses = FlowMatching.losses
+
+    def seen(module, batch):
+        pairs = zip(module.learned.parameters(), module.averaged.module.parameters(), strict=True)
+        momentum = any(optimizer.state for optimizer in module.optimizers())
+        fresh.append((all(torch.equal(*pair) for pair in pairs), not momentum))
+        return losses(module, batch)
+
+    monkeypatch.setattr(FlowMatching, "losses", seen)
+    train("nano", tmp_path / "run", recipe=recipe, progress=False)
+    # After the first step of all the average is the network itself.
+    assert fresh == [(True, True), (True, False), *[(False, False)] * 6, (True, True), *[(False, False)] * 3]
 
 
 @pytest.mark.parametrize(("name", "steps"), [("nano", 40), ("micro-causal", 60), ("mini", 40)])
