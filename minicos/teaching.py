@@ -122,7 +122,7 @@ class Live:
             for name, text in (
                 ("Claim", self.live.finding),
                 ("The paper", self.live.paper),
-                ("Criterion, set beforehand", self.live.criterion),
+                ("Criterion", self.live.criterion),
             )
         )
         return f"{said}{self.picture._repr_html_()}<table><tr>{head}</tr>{cells}</table>"
