@@ -25,9 +25,9 @@ class Plan:
     """One sweep. chunks: what devices share it by. evaluations: passes of one video; unshared: if every run were
     computed from its first step. videos: those that are decoded.
 
-    bytes: of the recorded tensors and the videos of its largest chunk, which are in memory at one time. aside: bytes on
-    disk, when all chunks wait for the second expert; 0 where they need not. seconds: of passes and decoding, measured
-    on a few; what scores and statistics take is not among them.
+    bytes: of the recorded tensors and the videos of its largest chunk, times as many as are in memory at one time.
+    aside: bytes on disk, when all chunks wait for the second expert; 0 where they need not. seconds: of passes and
+    decoding, measured on a few; what scores and statistics take is not among them.
     """
 
     name: str
@@ -55,7 +55,7 @@ def plan(sweeps: Sequence[Sweep]) -> list[Plan]:
         alone = sum(len(branches_of(sweep.reasoner, step)) for step in sweep.schedule)
         unshared = evaluations if sweep.frame_by_frame else runs * alone
         of_run = recorded_bytes(sweep, batch, len(sweep.schedule)) + video_bytes(sweep, run.puzzle)
-        held = max(map(len, sweep.chunks)) * of_run
+        held = max(map(len, sweep.chunks)) * of_run * min(lanes(sweep.reasoner), len(sweep.chunks))
         seconds = evaluations * a_pass + videos * a_video
         counts = runs, len(sweep.chunks), evaluations, unshared, videos
         found.append(Plan(sweep.name, *counts, held, aside_bytes(sweep, batch), seconds))

@@ -21,6 +21,7 @@ from minicos.runs import SITES, Address, Batch, Intervention, Run, Site, check_r
 from minicos.sharing import Sharing, branches_of
 from minicos.tasks import Puzzle, Video
 
+BRANCHES = "guided", "cond", "uncond"
 Records = dict[tuple[str, str, int | None], dict[int, Tensor]]
 
 
@@ -45,6 +46,8 @@ class Recorder:
     def __post_init__(self) -> None:
         if self.site not in SITES:
             raise MinicosError(f"unknown site '{self.site}': choose from {', '.join(SITES)}")
+        if self.branch not in BRANCHES:
+            raise MinicosError(f"unknown branch '{self.branch}': choose from {', '.join(BRANCHES)}")
         if (self.site == "block") != bool(self.blocks):
             raise MinicosError("`blocks` is for the site 'block', which needs at least one")
         if self.site == "block" and self.branch == "guided":
@@ -81,7 +84,8 @@ class Trajectory:
             return self._records[site, branch, block]
         except KeyError:
             where = f"{site} ({branch}{'' if block is None else f', block {block}'})"
-            raise MinicosError(f"{where} was not recorded: pass a Recorder for it to sample()") from None
+            hint = "; uncond is there with guidance above 1 only" if branch == "uncond" else ""
+            raise MinicosError(f"{where} was not recorded: pass a Recorder for it to sample(){hint}") from None
 
 
 def sample(

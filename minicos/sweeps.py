@@ -84,7 +84,10 @@ class Sweep:
         return sum(len(chunk) + self.watched(chunk) for chunk in self.chunks)
 
     def fingerprint(self, weights: str) -> str:
-        """Equal for sweeps that give the same table on one machine. weights: digest of the network's (`cards`)."""
+        """Equal for sweeps that give the same table on one machine by the same code (`commits_of` tells whose it was).
+
+        weights: digest of the network's (`cards`).
+        """
         digest = hashlib.sha256(weights.encode())
         settings = replace(self.reasoner.settings, tasks={}, siblings={})  # which change no run
         steps = [asdict(step) for step in self.schedule]
@@ -276,6 +279,11 @@ def _claim(sweeps: dict[Path, Sweep]) -> None:
     """Write down which sweep each folder is for, or see that it is for this one; before anything is computed."""
     digests: dict[Reasoner, str] = {}  # a full model's takes a minute
     for folder, sweep in sweeps.items():
+        task = sweep.chunks[0][0].run.puzzle.task
+        if sweep.reasoner.for_task(task) is not sweep.reasoner:  # threads would share the other network, and its hooks
+            raise MinicosError(
+                f"{sweep.reasoner.settings.name} leaves {task} to another network: sweep for_task('{task}')"
+            )
         if sweep.reasoner not in digests:
             digests[sweep.reasoner] = weights_digest(sweep.reasoner)
         chunks = prepare_folder(folder / "chunks")

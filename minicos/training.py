@@ -34,14 +34,14 @@ from minicos.causal import make_frame_causal
 from minicos.curves import CURVE_FILE, curve_of_run, read_curve, verdict, write_curve
 from minicos.errors import MinicosError
 from minicos.evaluation import solve
-from minicos.files import prepare_folder
+from minicos.files import claim, prepare_folder
 from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
 from minicos.tasks import Puzzle, get_task, task_of, vocabulary
 
 LOSS_BINS = 4  # the loss is logged for sigma in [0, 1/4), [1/4, 1/2), ...
-RESUME_FILE = "last.ckpt"
+RESUME_FILE, RUN_FILE = "last.ckpt", "run.json"
 WORKERS = 8  # processes that make puzzles for a GPU
 BLENDED_FROM = 0.5  # sigma: below, nearly all runs have chosen one of two right answers
 REFINED_FROM = 0.25  # the same while refining: the last of 12 steps begins at 0.31
@@ -164,7 +164,7 @@ class FlowMatching(L.LightningModule):
         """The model to evaluate and to ship."""
         learned = self.averaged.module
         parts = learned["transformer"], None, self.reasoner.vae, learned["text_encoder"]
-        return Reasoner(self.reasoner.settings, *parts)
+        return Reasoner(self.reasoner.settings, *parts).to(self.device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         matrices = [p for p in self.learned["transformer"].blocks.parameters() if p.ndim == 2]
@@ -289,11 +289,11 @@ def train(
     """Train a preset into `out`: logs and last.ckpt while it runs, the checkpoint in `out` itself at the end.
 
     Raises MinicosError for an unknown preset, an `out` that cannot be written or already holds a run (unless
-    `resume`), and a resume from nothing or from a damaged state.
+    `resume`), and a resume from nothing, from a damaged state or from a run of another preset or seed.
     """
     preset = preset_of(name)
     recipe = recipe or RECIPES[name]
-    resume_from = _prepare(out, resume)
+    resume_from = _prepare(out, resume, {"preset": name, "seed": seed})
     made_by = provenance()  # now: the files may change while this runs
     # Lightning advertises and reminds; what a user needs to know is in the progress bar and in our own lines.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -338,7 +338,7 @@ def train(
     return reasoner
 
 
-def _prepare(out: Path, resume: bool) -> str | None:
+def _prepare(out: Path, resume: bool, run: dict[str, object]) -> str | None:
     """Make the folder; the state to resume from, None for a fresh run."""
     state = out / RESUME_FILE
     if rank_zero_only.rank != 0:  # with several processes, the first one has looked and may have begun to write
@@ -348,4 +348,5 @@ def _prepare(out: Path, resume: bool) -> str | None:
         raise MinicosError(f"nothing to resume: {out} has no {RESUME_FILE}; train without --resume")
     if not resume and any(out.iterdir()):
         raise MinicosError(f"{out} is not empty: give --resume to go on with it, or another --out")
+    claim(out / RUN_FILE, run, "training run", used=False)
     return str(state) if resume else None

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
@@ -163,20 +163,19 @@ def answer(
         advance(len(chunk))
 
 
-def readable(
-    reasoner: Reasoner, data: Path, interventions: tuple[Intervention, ...]
+def fitting(
+    reasoner: Reasoner, cases: Sequence[Case], interventions: tuple[Intervention, ...]
 ) -> tuple[list[Case], list[Skipped]]:
-    """As `read_cases`; cases without a frame that is to be disturbed are skipped, too.
+    """The cases that have all frames that are to be disturbed, and those that have not.
 
     Raises MinicosError for a step or block that the model does not have, or a frame that no case has.
     """
-    cases, skipped = read_cases(data)
     limits = {"step": len(reasoner.schedule()), "block": len(reasoner.transformer.blocks)}
     frames = [frame for one in interventions for frame in one.indices().get("frame") or ()]
     for one in interventions:
         for what, limit in limits.items():
             check_range(what, one.indices().get(what), limit)
-    fits, last = [], 0
+    fits, skipped, last = [], [], 0
     for case in cases:
         count = ((case.frames or reasoner.settings.frames) - 1) // reasoner.frames_per_latent + 1
         last = max(last, count - 1)
@@ -249,12 +248,20 @@ def run_bench(
     from rich.progress import Progress
 
     first = fabric is None or fabric.global_rank == 0
-    cases, skipped = each_process(fabric, lambda: readable(reasoner, data, interventions))
-    some = chosen(cases, n, seed)
+
+    def taken() -> tuple[int, list[Case], list[Skipped]]:
+        cases, skipped = read_cases(data)
+        # Drawn before any is left out: a run with another disturbance is to answer the same cases.
+        some, unfit = fitting(reasoner, chosen(cases, n, seed), interventions)
+        return len(cases), some, skipped + unfit
 
     def claimed() -> None:
-        mine = {"model": reasoner.settings.name, "weights": weights_digest(reasoner), "seed": seed}
-        claim(out / CLAIM_FILE, mine | {"done": repr(interventions)}, "run", used=any(out.rglob("*.mp4")))
+        settings = repr(replace(reasoner.settings, tasks={}, siblings={}, batch=1))
+        mine = {"model": reasoner.settings.name, "weights": weights_digest(reasoner), "settings": settings}
+        mine |= {"seed": seed, "done": repr(interventions)}
+        claim(out / CLAIM_FILE, mine, "run", used=any(out.rglob("*.mp4")))
+
+    count, some, skipped = each_process(fabric, taken)
 
     first_process(fabric, claimed)
     with Progress(console=Console(stderr=True), disable=not first) as bar:
@@ -263,7 +270,7 @@ def run_bench(
         each_process(fabric, lambda: answer(reasoner, some, out, seed, interventions, tell, fabric))
     if not first:
         return
-    print(f"{len(some)} of {len(cases)} cases answered (seed {seed}), {len(skipped)} skipped")
+    print(f"{len(some)} of {count} cases answered (seed {seed}), {len(skipped)} skipped")
     for one in skipped:
         print(f"skipped: {one.key}: {one.reason}")
     scores = evaluate_answers(data, out, reasoner.device.type)

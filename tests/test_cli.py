@@ -203,6 +203,11 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     foreign = minicos(*command, 3, "--out", tmp_path / "shared", "--devices", 2)
     assert foreign.returncode == 2
     assert foreign.stderr.count("holds another sweep") == 1
+    verdict = (tmp_path / "alone" / "verdict.md").read_bytes()
+    other = minicos("experiment", "chain-of-steps", "--model", untrained_nano, "--quick", "--out", tmp_path / "alone")
+    assert other.returncode == 2
+    assert other.stderr.count("holds another experiment") == other.stderr.count("minicos: ") == 1
+    assert (tmp_path / "alone" / "verdict.md").read_bytes() == verdict
     command = ("experiment", "working-memory", "--model", untrained_nano, "--quick", "--out", tmp_path / "other")
     unknown = minicos(*command, "--devices", 2)
     assert unknown.returncode == 2

@@ -444,6 +444,13 @@ def test_regions_are_the_board(name):
         task.region(puzzle, "sky", 5, 5)
 
 
+def test_a_region_that_is_nowhere_has_no_tokens():
+    task = get_task("maze")
+    puzzles = (task.sample(0, index, size=3) for index in range(2000))
+    full = next(puzzle for puzzle in puzzles if len(puzzle.route) == 9)
+    assert not task.region(full, "elsewhere", 3, 3).any()
+
+
 @pytest.mark.parametrize("name", ["maze", "rotation"])
 def test_regions_of_a_pair_hold_what_differs_and_are_the_board(name):
     task = get_task(name)

@@ -181,6 +181,7 @@ def test_hooks_are_gone_after_an_exception_and_the_users_own_stay(nano):
     "recorder",
     [
         lambda: Recorder("pixels"),
+        lambda: Recorder("x0_hat", "conditional"),
         lambda: Recorder("block", "cond"),
         lambda: Recorder("latents", blocks=(1,)),
         lambda: Recorder("block", "guided", blocks=(1,)),
@@ -243,6 +244,8 @@ def test_experts_in_bfloat16_are_changed_and_watched_as_others_are(tiny_wan_fold
 def test_asking_for_what_nobody_recorded_and_solving_nothing(nano):
     with pytest.raises(MinicosError, match="was not recorded"):
         sample(nano, mazes(1)).recorded("velocity")
+    with pytest.raises(MinicosError, match="uncond is there with guidance above 1 only"):
+        sample(nano, mazes(1), recorders=[Recorder("velocity", "uncond")]).recorded("velocity", "uncond")
     with pytest.raises(MinicosError, match="no puzzle"):
         sample(nano, [])
 

@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from networks import random_network
 
 from minicos import load
 from minicos.cards import weights_digest
 from minicos.errors import MinicosError
 from minicos.files import replace_file
 from minicos.interventions import noise_at_step
+from minicos.model import save
 from minicos.runs import Run
 from minicos.sampling import Denoising, rollout
 from minicos.sweeps import (
@@ -275,6 +277,16 @@ def test_evaluations_are_counted_with_what_is_shared(model):
     branches = 2 if max(reasoner.settings.guidance) > 1 else 1
     each = STEPS + sum(range(1, STEPS + 1))
     assert sweep_of(reasoner).evaluations() == branches * CHUNKS * each
+
+
+def test_a_sweep_of_puzzles_that_are_left_to_another_network_is_refused(tmp_path):
+    for name in ("micro", "micro-rotation"):
+        save(random_network(name), tmp_path / name)
+    micro = load(tmp_path / "micro")
+    run = Run(get_task("rotation").sample(0, 0, size=90))
+    with pytest.raises(MinicosError, match=r"leaves rotation to another network: sweep for_task\('rotation'\)"):
+        run_sweep(replace(sweep_of(micro), chunks=[[Trial(run, {})]]), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_another_sweeps_folder_is_refused_and_kept(untrained_nano, tmp_path):

@@ -359,6 +359,24 @@ def test_a_recipe_of_another_length_is_not_compared():
     assert said == f"the shipped run took {3 * WINDOW} steps, this one {2 * WINDOW}: their curves do not compare"
 
 
+def test_what_is_evaluated_while_training_is_where_the_network_is():
+    """As on a GPU, where Lightning moves the network; "meta" is a device that every machine has."""
+    module = FlowMatching(build("nano", 0), RECIPES["nano"]).to("meta")
+    found = module.averaged_reasoner()
+    assert found.device == found.transformer.device == torch.device("meta")
+
+
+def test_a_run_is_resumed_as_what_it_was(tmp_path):
+    recipe = replace(RECIPES["nano"], steps=10, tokens=90, stages=(Stage(1.0, {("maze", 3): 1}),), validate_every=100)
+    train("nano", tmp_path / "run", seed=1, recipe=recipe, progress=False)
+    before = weights(tmp_path / "run")
+    for name, seed in (("nano", 0), ("nano-rotation", 1)):
+        with pytest.raises(MinicosError, match="holds another training run"):
+            train(name, tmp_path / "run", seed=seed, resume=True, recipe=recipe, progress=False)
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     (tmp_path / "precious").write_text("data")
     with pytest.raises(MinicosError, match="not empty"):

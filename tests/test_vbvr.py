@@ -134,7 +134,7 @@ def test_two_processes_share_a_bench(data, tiny_wan_folder, tmp_path):
     assert nothing.stderr.count("minicos: ") == 1
 
 
-def test_a_bench_skips_cases_without_the_frame_and_refuses_steps_that_are_not_there(data, tiny_wan, tmp_path, capsys):
+def test_a_bench_skips_cases_without_the_frame(data, tiny_wan, tmp_path, capsys):
     """Their truths have 5 to 9 frames, so the model's latents 2 or 3."""
     counts = {((case.frames or tiny_wan.settings.frames) - 1) // 4 + 1 for case in read_cases(data)[0]}
     assert len(counts) > 1
@@ -143,6 +143,19 @@ def test_a_bench_skips_cases_without_the_frame_and_refuses_steps_that_are_not_th
     said = capsys.readouterr().out
     assert f"frame {last} does not exist: it has latent frames 0 to {min(counts) - 1}" in said
     assert 0 < len(list((tmp_path / "frame").rglob("*.mp4"))) < 4
+
+
+def test_a_subset_of_the_bench_is_the_same_whatever_is_done_to_it(data, tiny_wan, tmp_path):
+    cases, _ = read_cases(data)
+    frames = {case.key: ((case.frames or tiny_wan.settings.frames) - 1) // 4 + 1 for case in cases}
+    last = max(frames.values()) - 1
+    fits = {seed: {case.key for case in chosen(cases, 2, seed) if frames[case.key] > last} for seed in range(10)}
+    seed = next(seed for seed, keys in fits.items() if len(keys) == 1)  # one of the two is left out, and not replaced
+    run_bench(tiny_wan, data, tmp_path, 2, seed, (noise_at_frame(last),))
+    assert {path.relative_to(tmp_path).with_suffix("").as_posix() for path in tmp_path.rglob("*.mp4")} == fits[seed]
+
+
+def test_a_bench_refuses_steps_that_are_not_there(data, tiny_wan, tmp_path):
     with pytest.raises(MinicosError, match="step 60 does not exist"):
         run_bench(tiny_wan, data, tmp_path / "step", None, 0, (noise_at_step(60),))
     assert not (tmp_path / "step" / "bench.json").exists()

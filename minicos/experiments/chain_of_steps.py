@@ -45,7 +45,7 @@ from minicos.runs import Run
 from minicos.sampling import Recorder, Trajectory
 from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, Video, task_of
-from minicos.tasks.base import puzzle_rng
+from minicos.tasks.base import puzzle_rng, shuffled
 from minicos.tasks.maze import MazePuzzle
 
 if TYPE_CHECKING:
@@ -195,13 +195,14 @@ def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, 
     """For each run a row for each step."""
     rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
     blended = [left_open(mean_answer(puzzle), puzzle) for puzzle in trajectory.puzzles]
+    nearest = [nearest_answer(v[-1], p) for v, p in zip(trajectory.video, trajectory.puzzles, strict=True)]
+    rights = [task_of(shown).render(shown, 2) for shown in nearest]
     for step in trajectory.schedule:
         guided, cond = (reasoner.decode(trajectory.recorded("x0_hat", b)[step.index]) for b in ("guided", "cond"))
-        for row, puzzle, end, video, blend, of_blend in zip(
-            rows, trajectory.puzzles, trajectory.video, guided, cond, blended, strict=True
+        for row, puzzle, right, video, blend, of_blend in zip(
+            rows, trajectory.puzzles, rights, guided, cond, blended, strict=True
         ):
             score = task_of(puzzle).score(video, puzzle)
-            right = task_of(puzzle).render(nearest_answer(end[-1], puzzle), 2)
             null = scattered(blend[-1:], right[-1:], puzzle, f"{puzzle.key}/{step.index}")[0]
             found = {"status": score.status, "solved": score.solved, "answer": score.answer}
             found["leans"] = leans(video[-1], puzzle)
@@ -254,8 +255,7 @@ def scattered(video: Video, right: Video, puzzle: Puzzle, key: str) -> Video:
     frames, *sides = seen.shape[:3]
     rows, columns = (side // CELL for side in sides)
     cells = (seen - drawn).reshape(frames, rows, CELL, columns, CELL, 3).transpose(1, 3, 0, 2, 4, 5)
-    order = list(range(rows * columns))
-    puzzle_rng(key).shuffle(order)
+    order = shuffled(rows * columns, puzzle_rng(key))
     moved = cells.reshape(rows * columns, frames, CELL, CELL, 3)[order].reshape(cells.shape)
     errors = moved.transpose(2, 0, 3, 1, 4, 5).reshape(seen.shape)
     ways = np.stack([drawn + errors, drawn - errors])

@@ -110,12 +110,12 @@ class PerceptionFirst(Experiment):
 def known(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
     """For each run a row for each step."""
     rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
+    nearest = [nearest_answer(v[-1], p) for v, p in zip(trajectory.video, trajectory.puzzles, strict=True)]
+    rights = [task_of(shown).render(shown, len(trajectory.video[0])) for shown in nearest]
     for step in trajectory.schedule:
         estimates = reasoner.decode(trajectory.recorded("x0_hat", "cond")[step.index])
-        for row, puzzle, end, video in zip(rows, trajectory.puzzles, trajectory.video, estimates, strict=True):
-            shown = nearest_answer(end[-1], puzzle)
-            right = task_of(puzzle).render(shown, len(video))
-            null = scattered(video, right, puzzle, f"{puzzle.key}/{step.index}")
+        for row, shown, right, video in zip(rows, nearest, rights, estimates, strict=True):
+            null = scattered(video, right, shown, f"{shown.key}/{step.index}")
             found = orders(video, right, shown)
             found |= {f"null_{name}": value for name, value in orders(null, right, shown).items()}
             row.append({"step": step.index, "sigma": step.sigma, **found})

@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from minicos.experiments.base import Experiment, Scale, Verdict
-from minicos.files import prepare_folder
+from minicos.files import claim
 from minicos.model import Reasoner
+from minicos.parallel import first_process
 from minicos.sweeps import commits_of, features_of, run_sweeps, seconds_of, shares_of
 
 if TYPE_CHECKING:
     from lightning import Fabric
 
+CLAIM_FILE = "experiment.json"  # which experiment the folder is of
 SUMMARY_FILE, VERDICT_FILE, PNG_FILE, SVG_FILE = "summary.csv", "verdict.md", "figure.png", "figure.svg"
 
 
@@ -62,7 +64,8 @@ def run_experiment(
     fabric: a launched lightning.Fabric, whose processes share the sweeps; None is returned in all but the first.
     """
     sweeps = experiment.sweeps(reasoner, scale)
-    prepare_folder(out)
+    # Sweeps of two experiments may have different names, but their figures have not.
+    first_process(fabric, lambda: claim(out / CLAIM_FILE, {"experiment": experiment.name}, "experiment", used=False))
     first = fabric is None or fabric.global_rank == 0
     mine = sum(len(chunk) for share in shares_of(sweeps, fabric) for _, chunk in share)
     with bar(experiment.name, mine, first) as advance:

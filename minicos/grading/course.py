@@ -109,13 +109,15 @@ def collect(course: Path, name: str, folder: Path) -> list[str]:
 def autograde(course: Path, name: str, jobs: int, advance: Callable[[], None] = lambda: None) -> list[Result]:
     """Grade all collected submissions, several at once, each in a process of its own with a limit of time and memory.
 
-    One that was graded before and has not changed is left as it is; so an interrupted run is taken up where it was.
+    One that was graded before and has not changed is left as it is; so an interrupted run is taken up where it was, and
+    one whose grading broke off is graded again.
     """
     most = sum(check.points for check in checks_of(name).values())
     students = students_of(course, name)
     if not (course / "course" / "gradebook.db").exists():
         raise MinicosError("there is no gradebook yet: run minicos grade generate first")
-    waiting = [student for student in students if _result(course, name, student) is None]
+    known = {student: _result(course, name, student) for student in students}
+    waiting = [student for student, result in known.items() if result is None or result.problem]
     for _ in range(len(students) - len(waiting)):
         advance()
     with ThreadPoolExecutor(jobs) as pool:
@@ -194,7 +196,7 @@ def grade_one(course: Path, name: str, student: str) -> Result:
         _enter(grader, name, student, points)
     messages = {check: verdict.message for check, verdict in verdicts.items() if not verdict.passed}
     most = sum(check.points for check in checks_of(name).values())
-    result = Result(student, sum(points.values()), most, problem, messages)
+    result = Result(student, 0.0 if problem else sum(points.values()), most, problem, messages)
     _write_result(course, name, result)
     return result
 

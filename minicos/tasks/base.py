@@ -164,7 +164,7 @@ class Task(ABC):
             np.where(where, 0, 255)[None, ..., None].repeat(3, -1).astype(np.uint8), rows * fine, columns * fine
         )
         covered = 1 - drawn[0, ..., 0].reshape(rows, fine, columns, fine).mean((1, 3)) / 255
-        return covered >= min(0.5, covered.max())
+        return (covered > 0) & (covered >= min(0.5, covered.max()))
 
     def region_of_both(self, one: Puzzle, other: Puzzle, name: str, rows: int, columns: int) -> NDArray[np.bool_]:
         """The tokens of a region in either of two puzzles, where no earlier one (in the order of `regions`) lies.
@@ -217,6 +217,11 @@ def split_of(structure: bytes) -> Split:
 def puzzle_rng(key: str) -> Random:
     """Random numbers for one puzzle. Only `random()` may be used: Python guarantees its stream across versions."""
     return Random(key)
+
+
+def shuffled(count: int, rng: Random) -> list[int]:
+    """The numbers below `count` in random order."""
+    return sorted(range(count), key=lambda _: rng.random())
 
 
 def pick(items: Sequence[Item], rng: Random) -> Item:

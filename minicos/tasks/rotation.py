@@ -228,7 +228,8 @@ class OpenRotation(RotationTask):
         return self.PROMPT, ()
 
     def choice(self, video: Video, puzzle: RotationPuzzle) -> str:
-        return "clockwise" if self.decode(video, puzzle) > 0 else "counterclockwise"
+        turn = self.decode(video, puzzle)  # a bit more exacting about colours than `score`
+        return "" if turn is None else "clockwise" if turn > 0 else "counterclockwise"
 
     def prompts(self) -> tuple[str, ...]:
         return (self.PROMPT,)
