@@ -203,10 +203,11 @@ def no_room(here: Machine, model: FullModel) -> str:
 
 
 def fetched_gb(model: FullModel) -> float:
-    """What an interrupted download has left in the Hub's cache."""
+    """What an interrupted download has left in the Hub's cache: whole files, for its library begins a part anew."""
     from huggingface_hub.file_download import repo_folder_name
 
-    return _gigabytes(cache() / repo_folder_name(repo_id=model.repository, repo_type="model") / "blobs")
+    blobs = cache() / repo_folder_name(repo_id=model.repository, repo_type="model") / "blobs"
+    return sum(_gigabytes(path) for path in blobs.glob("*") if path.suffix != ".incomplete")
 
 
 def diagnosis(here: Machine, shipped: Sequence[str]) -> str:

@@ -168,9 +168,11 @@ class Reasoner:
     def bring(self, part: nn.Module) -> nn.Module:
         """An expert or the text encoder, on the device; the one that was at work before gives way."""
         if self.one_at_a_time and part not in self._at_work:
-            for other in self._at_work:
+            others = [*self._at_work]
+            self._at_work.clear()  # first: a move that is interrupted leaves parts of one here and there
+            for other in others:
                 other.to("cpu")
-            self._at_work[:] = [part.to(self.device)]
+            self._at_work.append(part.to(self.device))
         return part
 
     def replica(self) -> Reasoner:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from threading import local
+from threading import Timer, local
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+PATIENCE = 10.0  # seconds that a process which was refused waits for the others before it says so
 
 # Parameters of glibc's mallopt.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -65,9 +69,9 @@ def each(
 
 
 def each_process(fabric: Fabric | None, work: Callable[[], Result]) -> Result:
-    """What every process does for itself, at the same time. Where one is refused, or has no memory left, the others do
-    what is theirs, and then all end: the first one with the words of a MinicosError, the others without any, and
-    without an exit code, at which Lightning would kill the first.
+    """What every process does for itself, at the same time. Where one is refused, has no memory left or fails, the
+    others do what is theirs, and then all end: the first one with the words of a MinicosError, the others without any,
+    and without an exit code, at which Lightning would kill the first. If that takes long, it is said beforehand.
     """
     if fabric is None or fabric.world_size == 1:
         return work()
@@ -76,17 +80,25 @@ def each_process(fabric: Fabric | None, work: Callable[[], Result]) -> Result:
         done = work()
     except MinicosError as error:
         refused = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        refused = memory_advice(error)
+    except Exception as error:
+        if out_of_memory(error):
+            refused = memory_advice(error)
+        else:
+            traceback.print_exc()
+            refused = f"process {fabric.global_rank} failed, as told above ({type(error).__name__}: {error})"
     of_all: list[str | None] = [None] * fabric.world_size
+    told = f"minicos: process {fabric.global_rank} waits for the others to finish their share, then: {refused}"
+    patience = Timer(PATIENCE, partial(print, told, file=sys.stderr, flush=True))
+    if refused:
+        patience.start()
     try:
         torch.distributed.all_gather_object(of_all, refused)
     except RuntimeError as error:  # a connection that broke
         raise MinicosError(
             "another process ended before its work was done, and says why above: see to it and run the same again"
         ) from error
+    finally:
+        patience.cancel()
     refusals = [one for one in of_all if one is not None]
     if refusals:
         raise MinicosError(refusals[0]) if fabric.global_rank == 0 else SystemExit(0)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lightning import Fabric
 
 SWEEP_FILE, TABLE_FILE, TIMES_FILE = "sweep.json", "table.csv", "times.csv"
+MOST_LOST = 1200.0  # seconds of work on a chunk, beyond the step under way, that a kill may cost
 
 
 @dataclass(frozen=True)
@@ -237,12 +238,13 @@ def _run_chunk(
     if sweep.frame_by_frame:
         trajectory = rollout_runs(reasoner, runs, schedule=schedule)
     else:
-        denoising = _taken_up(reasoner, runs, sweep, asides)
+        denoising, since = _taken_up(reasoner, runs, sweep, asides), time.monotonic()
         while denoising.done < until:
             denoising.advance()
+            if denoising.done == until < len(schedule) or time.monotonic() - since > MOST_LOST:
+                _put_aside(denoising, folder, number)
+                since = time.monotonic()
         if until < len(schedule):
-            _put_aside(denoising, aside)
-            _clear_asides(folder, number, but=aside)
             return
         trajectory = denoising.trajectory()
     measured = sweep.measure(trajectory)
@@ -269,10 +271,11 @@ def _taken_up(reasoner: Reasoner, runs: list[Run], sweep: Sweep, asides: list[Pa
     return denoising
 
 
-def _put_aside(denoising: Denoising, aside: Path) -> None:
-    buffer = io.BytesIO()
+def _put_aside(denoising: Denoising, folder: Path, number: int) -> None:
+    buffer, aside = io.BytesIO(), _aside_file(folder, number, denoising.done)
     torch.save(denoising.put_aside(), buffer)
     replace_file(aside, buffer.getbuffer())  # no second copy: it may be gigabytes
+    _clear_asides(folder, number, but=aside)
 
 
 def _claim(sweeps: dict[Path, Sweep]) -> None:

@@ -153,7 +153,9 @@ def answer(
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     # A video that is a batch is minutes of work, beside which the experts' moves are little: few are lost by a kill.
     most = FEW if reasoner.settings.batch == 1 else CASES_A_CHUNK
-    for chunk in chunks_of(cases, reasoner.settings.canvas, most)[rank::world]:
+    mine = chunks_of(cases, reasoner.settings.canvas, most)[rank::world]
+    reasoner.learn_prompts([case.prompt for chunk in mine for case in chunk])  # the text encoder is moved once
+    for chunk in mine:
         waiting = [case for case in chunk if not (out / f"{case.key}.mp4").exists()]
         if waiting:
             runs = [Run(case, seed, interventions) for case in waiting]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -130,3 +133,50 @@ def test_an_error_comes_through_and_ends_the_work(untrained_nano, two_cores, mon
         list(each(load(untrained_nano), work, range(1000)))
     # Two threads: 0 and 1, and one more after 0, whichever of the others was not yet cancelled.
     assert len(begun) <= 3
+
+
+# Two processes, of which one ends early in one of three ways, while the other waits until that was said.
+FAILS = """
+import sys
+from pathlib import Path
+import lightning
+from minicos import parallel
+from minicos.errors import MinicosError
+
+told, rank, error = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+parallel.PATIENCE = 0.0
+fabric = lightning.Fabric(accelerator="cpu", devices=2)
+fabric.launch()
+
+def work():
+    if fabric.global_rank == rank:
+        raise {"MinicosError": MinicosError, "OSError": OSError, "ValueError": ValueError}[error]("the disk is full")
+    told.read_text()  # a named pipe: until somebody writes to it
+    told.with_name("done").touch()
+
+try:
+    parallel.each_process(fabric, work)
+except MinicosError as refusal:
+    print("REFUSED", refusal)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "error"), [(1, "MinicosError"), (0, "MinicosError"), (1, "OSError"), (0, "ValueError")]
+)
+def test_what_ends_one_process_is_said_at_once_and_the_others_finish(tmp_path, rank, error):
+    told, script, said = tmp_path / "told", tmp_path / "fails.py", ""
+    os.mkfifo(told)
+    script.write_text(FAILS)
+    command = [sys.executable, str(script), str(told), str(rank), error]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            said += line
+            if f"process {rank} waits for the others to finish their share, then: " in line:
+                assert not (tmp_path / "done").exists()
+                told.write_text("go on")
+        (refusal,) = [line for line in process.stdout if line.startswith("REFUSED")]
+    assert process.returncode == 0, said[-2000:]
+    assert (tmp_path / "done").exists()
+    assert ("Traceback" in said) == (error != "MinicosError")
+    assert "the disk is full" in refusal

@@ -134,6 +134,39 @@ def test_a_sweep_that_is_killed_with_chunks_put_aside_resumes_to_the_same_table(
     assert list((folder / "chunks").glob("*.aside")) == []
 
 
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_of_long_work_a_kill_loses_no_step_that_was_done(tiny_wan, tmp_path, monkeypatch, one_at_a_time):
+    """Nor what went before a measurement that failed."""
+    sweep, steps = sweep_of(tiny_wan.to("cpu", one_at_a_time=one_at_a_time)), []
+    run_sweep(sweep, tmp_path / "whole")
+    monkeypatch.setattr("minicos.sweeps.MOST_LOST", -1.0)
+    monkeypatch.setattr(
+        "minicos.sweeps.each", lambda own, work, items: ((n, work(own, i)) for n, i in enumerate(items))
+    )
+    advance, end = Denoising.advance, {2, 7}
+
+    def counted(self):
+        if len(steps) in end:
+            end.remove(len(steps))
+            raise KeyboardInterrupt
+        advance(self)
+        steps.append(1)
+
+    def fails(trajectory):
+        raise ValueError("one answer is odd")
+
+    monkeypatch.setattr(Denoising, "advance", counted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(sweep, tmp_path / "sweep")
+    with pytest.raises(ValueError, match="odd"):
+        run_sweep(replace(sweep, measure=fails), tmp_path / "sweep")
+    run_sweep(sweep, tmp_path / "sweep")
+    assert len(steps) == STEPS * CHUNKS
+    assert (tmp_path / "sweep" / TABLE_FILE).read_bytes() == (tmp_path / "whole" / TABLE_FILE).read_bytes()
+    assert not list(tmp_path.rglob("*.aside"))
+
+
 def test_what_was_put_aside_and_is_damaged_is_named(tiny_wan, tmp_path):
     tiny_wan.to("cpu", one_at_a_time=True)
     run_sweep(sweep_of(tiny_wan), tmp_path)

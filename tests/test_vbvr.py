@@ -151,8 +151,8 @@ def test_a_subset_of_the_bench_is_the_same_whatever_is_done_to_it(data, tiny_wan
     last = max(frames.values()) - 1
     fits = {seed: {case.key for case in chosen(cases, 2, seed) if frames[case.key] > last} for seed in range(10)}
     seed = next(seed for seed, keys in fits.items() if len(keys) == 1)  # one of the two is left out, and not replaced
-    run_bench(tiny_wan, data, tmp_path, 2, seed, (noise_at_frame(last),))
-    assert {path.relative_to(tmp_path).with_suffix("").as_posix() for path in tmp_path.rglob("*.mp4")} == fits[seed]
+    run_bench(tiny_wan, data, out := tmp_path / "answers", 2, seed, (noise_at_frame(last),))
+    assert {path.relative_to(out).with_suffix("").as_posix() for path in out.rglob("*.mp4")} == fits[seed]
 
 
 def test_a_bench_refuses_steps_that_are_not_there(data, tiny_wan, tmp_path):
