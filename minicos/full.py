@@ -127,10 +127,26 @@ def downloaded(model: FullModel) -> bool:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        snapshot_download(**wanted(model), local_files_only=True)
+        return _is_whole(Path(snapshot_download(**wanted(model), local_files_only=True)))
     except LocalEntryNotFoundError:
         return False
-    return True
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every part has its files: the Hub's library takes what other programs fetched singly for all there is."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        parts = [folder / name for name, kind in index.items() if isinstance(kind, list) and kind[1] is not None]
+        shards = {
+            listing.parent / name
+            for listing in folder.glob("*/*.index.json")
+            for name in json.loads(listing.read_text())["weight_map"].values()
+        }
+    except (OSError, ValueError, KeyError):
+        return False
+    networks = [part for part in parts if (part / "config.json").exists()]
+    weights = all(any(part.glob("*.safetensors")) for part in networks)
+    return weights and all(path.exists() for path in [*shards, *parts])
 
 
 def check_machine(folder: Path, processes: int = 1) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,20 @@ def test_a_download_goes_on_after_a_kill_and_is_not_asked_for_again(hub, tmp_pat
     assert sorted([*kept, *hub.given]) == sorted(hub.files)  # what was there did not come again
     offline = client("http://127.0.0.1:1", tmp_path)
     assert offline.communicate() == (folder, "")
+
+
+def test_what_other_programs_fetched_singly_is_not_taken_for_all(hub, tmp_path):
+    hub.go.set()
+    assert client(hub.address, tmp_path).wait() == 0
+    (last,) = tmp_path.rglob(LAST)
+    last.resolve().unlink()
+    last.unlink()
+    for listing in tmp_path.rglob("trees"):  # by which the Hub's library knows what a snapshot should hold
+        shutil.rmtree(listing)
+    hub.given.clear()
+    assert client(hub.address, tmp_path).wait() == 0
+    assert hub.given == [LAST]
+    assert last.exists()
 
 
 def test_a_hub_without_the_model_is_one_line(hub, tmp_path):
