@@ -12,6 +12,7 @@ import argparse
 from collections import Counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from minicos import load
 from minicos.evaluation import CHUNK, held_out, solve
@@ -42,9 +43,16 @@ def main(model: str, n: int) -> None:
     for cells in sorted({*train, *test}):
         solved = np.array([o.end.solved for o in outcomes if apart(o.puzzle) == cells])
         shares = [f"{100 * split.get(cells, 0):.1f} %" for split in (train, test)]
-        low, high = wilson_interval(solved) if len(solved) else (0, 1)
-        rate = f"{100 * solved.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]" if len(solved) else "-"
-        print(f"| {cells} | {' | '.join(shares)} | {len(solved)} | {rate} |")
+        print(f"| {cells} | {' | '.join(shares)} | {len(solved)} | {rate(solved)} |")
+    print(f"| all | | | {n} | {rate(np.array([o.end.solved for o in outcomes]), digits=1)} |")
+
+
+def rate(solved: NDArray[np.bool_], digits: int = 0) -> str:
+    """In per cent, with its interval."""
+    if not len(solved):
+        return "-"
+    low, high = wilson_interval(solved)
+    return f"{100 * solved.mean():.{digits}f} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
 
 
 if __name__ == "__main__":
