@@ -257,7 +257,8 @@ class Reasoner:
         as Wan2.2's smaller model takes them, one a token (training; all on one side of the boundary).
         """
         times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device)
-        expert = self.bring(self.expert(float(times.max())))
+        # Asked of a number where it is one: a GPU would have to come to the end of all it has to do.
+        expert = self.bring(self.expert(float(times.max() if isinstance(timestep, Tensor) else timestep)))
         if times.ndim == 2:
             _, rows, columns = expert.config.patch_size
             times = times.repeat_interleave((latents.shape[3] // rows) * (latents.shape[4] // columns), dim=1)
