@@ -1,12 +1,14 @@
-"""Runs every intervention and recorder on a device that is not there, whose tensors know where they are and hold nothing:
-what does not meet on one device raises an error. A program of its own, since torch then knows of one more device.
+"""Runs every intervention, recorder and experiment on a device that is not there, whose tensors know where they are
+and hold nothing: what does not meet on one device raises an error. A program of its own, since torch then knows of one
+more device.
 
-Run: python tests/elsewhere.py FOLDER   (a pipeline with two experts); prints one line for each intervention.
+Run: python tests/elsewhere.py FOLDER   (a pipeline with two experts); prints a line for each of them.
 """
 
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minicos import load
+from minicos.experiments import EXPERIMENTS
+from minicos.experiments.base import Experiment, Scale
 from minicos.interventions import (
     Average,
     CorruptAndRenoise,
@@ -52,18 +56,17 @@ class Guard(torch._C._acc.DeviceGuard):
         return torch._C._autograd.DeviceType.PrivateUse1
 
 
-def moved(reasoner: Reasoner, device: torch.device) -> Reasoner:
-    """Its weights are there, as far as anything is."""
-    for part in (reasoner.transformer, reasoner.transformer_2, reasoner.vae, reasoner.text_encoder):
-        for module in part.modules():
-            for name, value in module._parameters.items():
-                there = value if value is None else torch.empty(value.shape, dtype=value.dtype, device=device)
-                module._parameters[name] = there if there is None else nn.Parameter(there, requires_grad=False)
-            for name, value in module._buffers.items():
-                there = value if value is None else torch.empty(value.shape, dtype=value.dtype, device=device)
-                module._buffers[name] = there
-    reasoner.device = device
-    return reasoner
+def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
+    """In the place of `Module.to`, which cannot move tensors that hold nothing."""
+    for owner in module.modules():
+        for name, value in owner._parameters.items():
+            there = value if value is None else torch.empty(value.shape, dtype=value.dtype, device=device)
+            owner._parameters[name] = there if there is None else nn.Parameter(there, requires_grad=False)
+        for name, value in owner._buffers.items():
+            owner._buffers[name] = (
+                value if value is None else torch.empty(value.shape, dtype=value.dtype, device=device)
+            )
+    return module
 
 
 def watch(reasoner: Reasoner, intervention: Intervention) -> None:
@@ -92,15 +95,36 @@ def watch(reasoner: Reasoner, intervention: Intervention) -> None:
     assert (states.device.type, states.dtype) == ("cpu", torch.bfloat16)
 
 
+def run_experiment(reasoner: Reasoner, experiment: Experiment) -> None:
+    """The first chunk of each of its sweeps, and what is measured of it: an expert at a time, as of a full model."""
+    for sweep in experiment.sweeps(reasoner, Scale("tiny", 3, 2, 3, quick=True)):
+        runs = [trial.run for trial in sweep.chunks[0]]
+        denoising = Denoising(sweep.reasoner, runs, schedule=sweep.schedule, recorders=sweep.recorders)
+        while denoising.done < len(sweep.schedule):
+            denoising.advance()
+        trajectory = denoising.trajectory()
+        assert trajectory.latents.device == reasoner.device
+        assert len(sweep.measure(trajectory)) == len(runs)
+        if sweep.features is not None:
+            assert all(len(values) == len(runs) for values in sweep.features(trajectory).values())
+
+
 if __name__ == "__main__":
     torch.utils.rename_privateuse1_backend("elsewhere")
     torch._C._acc.register_python_privateuseone_device_guard(Guard())
-    loaded = load(sys.argv[1])
+    seeding = SimpleNamespace(_is_in_bad_fork=lambda: False, manual_seed_all=lambda seed: None)
+    torch._register_device_module("elsewhere", seeding)
+    reasoner = load(sys.argv[1])
     # There is nothing to look at, and nothing to compare.
-    torch.Tensor.numpy = lambda pixels: np.zeros(pixels.shape, np.uint8)
+    torch.Tensor.numpy = lambda values: np.zeros(values.shape, np.uint8)
     torch.Tensor.__bool__ = lambda value: False
+    nn.Module.to = moved
     with FakeTensorMode():
-        reasoner = moved(loaded, torch.device("elsewhere:0"))
+        reasoner.to("elsewhere:0")
         for intervention in INTERVENTIONS:
             watch(reasoner, intervention)
             print(type(intervention).__name__, getattr(intervention, "site", ""), flush=True)
+        reasoner.to("elsewhere:0", one_at_a_time=True)
+        for name, experiment in EXPERIMENTS.items():
+            run_experiment(reasoner, experiment)
+            print(name, flush=True)

@@ -158,7 +158,7 @@ def probed_tokens(batch: Batch) -> NDArray[np.int64]:
     for row, run in enumerate(batch.runs):
         rng, chosen = puzzle_rng(f"{run.puzzle.key}/probed"), []
         for kind in KINDS:
-            inside = batch.region(row, kind).flatten().nonzero().flatten().tolist() or [0]
+            inside = np.flatnonzero(batch.region(row, kind).numpy()).tolist() or [0]
             chosen += [pick(inside, rng) for _ in range(TOKENS)]
         rows.append(chosen)
     return np.array(rows)
