@@ -204,7 +204,7 @@ class Reasoner:
             self.settings.steps if steps is None else steps, self.settings.shift if shift is None else shift
         )
 
-    def expert(self, timestep: float) -> WanTransformer3DModel:
+    def expert(self, timestep: float | Tensor) -> WanTransformer3DModel:
         """The transformer that works at this timestep."""
         if self.transformer_2 is None or timestep >= self.settings.boundary * flow.TIMESTEPS:
             return self.transformer
@@ -257,8 +257,7 @@ class Reasoner:
         as Wan2.2's smaller model takes them, one a token (training; all on one side of the boundary).
         """
         times = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device)
-        # Asked of a number where it is one: a GPU would have to come to the end of all it has to do.
-        expert = self.bring(self.expert(float(times.max() if isinstance(timestep, Tensor) else timestep)))
+        expert = self.bring(self.expert(timestep.max() if isinstance(timestep, Tensor) else timestep))
         if times.ndim == 2:
             _, rows, columns = expert.config.patch_size
             times = times.repeat_interleave((latents.shape[3] // rows) * (latents.shape[4] // columns), dim=1)

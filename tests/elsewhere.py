@@ -8,6 +8,7 @@ Run: python tests/elsewhere.py FOLDER   (a pipeline with two experts); prints a 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minicos import load
+from minicos.evaluation import solve, solve_frame_by_frame
 from minicos.experiments import EXPERIMENTS
 from minicos.experiments.base import Experiment, Scale
 from minicos.interventions import (
@@ -31,10 +33,13 @@ from minicos.interventions import (
     Tokens,
 )
 from minicos.model import Reasoner
+from minicos.recipes import RECIPES
 from minicos.runs import Intervention, Run
 from minicos.sampling import Denoising, Recorder
 from minicos.tasks import get_task
+from minicos.training import Batches, FlowMatching, build
 
+DEVICE = "elsewhere:0"
 STEPS, SITES, BRANCHES = 4, ("latents", "velocity", "x0_hat"), ("guided", "uncond")
 ONE, OTHER = (get_task("maze").sample(0, index, size=4) for index in range(2))
 INTERVENTIONS = [
@@ -56,12 +61,25 @@ class Guard(torch._C._acc.DeviceGuard):
         return torch._C._autograd.DeviceType.PrivateUse1
 
 
+class Hooks(torch._C._acc.PrivateUse1Hooks):
+    """What autograd asks of it."""
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_built(self) -> bool:
+        return True
+
+    def has_primary_context(self, number: int) -> bool:
+        return True
+
+
 def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
     """In the place of `Module.to`, which cannot move tensors that hold nothing."""
     for owner in module.modules():
         for name, value in owner._parameters.items():
             there = value if value is None else torch.empty(value.shape, dtype=value.dtype, device=device)
-            owner._parameters[name] = there if there is None else nn.Parameter(there, requires_grad=False)
+            owner._parameters[name] = there if there is None else nn.Parameter(there, value.requires_grad)
         for name, value in owner._buffers.items():
             owner._buffers[name] = (
                 value if value is None else torch.empty(value.shape, dtype=value.dtype, device=device)
@@ -109,9 +127,27 @@ def run_experiment(reasoner: Reasoner, experiment: Experiment) -> None:
             assert all(len(values) == len(runs) for values in sweep.features(trajectory).values())
 
 
+def learn(name: str) -> None:
+    """A step of training, a validation, and a rollout where the network is causal."""
+    recipe = replace(RECIPES[name], tokens=500)
+    module = FlowMatching(build(name, 0, recipe), recipe).to(DEVICE)
+    batch = next(
+        b for b in Batches(recipe, 7, 0, recipe.steps, 0, 1) if "answers" in b or (b["history"] and "causal" in name)
+    )
+    batch = {what: value.to(DEVICE) if isinstance(value, torch.Tensor) else value for what, value in batch.items()}
+    losses = module.losses(batch)
+    assert losses.device == torch.device(DEVICE)
+    losses.mean().backward()
+    puzzles = [get_task("rotation").sample(0, index, size=90) for index in range(2)]
+    reasoner = module.averaged_reasoner()
+    for way in (solve, *([solve_frame_by_frame] if reasoner.settings.causal else [])):
+        assert len(way(reasoner, puzzles)) == 2
+
+
 if __name__ == "__main__":
     torch.utils.rename_privateuse1_backend("elsewhere")
     torch._C._acc.register_python_privateuseone_device_guard(Guard())
+    torch._C._acc.register_python_privateuseone_hook(Hooks())
     seeding = SimpleNamespace(_is_in_bad_fork=lambda: False, manual_seed_all=lambda seed: None)
     torch._register_device_module("elsewhere", seeding)
     reasoner = load(sys.argv[1])
@@ -120,11 +156,14 @@ if __name__ == "__main__":
     torch.Tensor.__bool__ = lambda value: False
     nn.Module.to = moved
     with FakeTensorMode():
-        reasoner.to("elsewhere:0")
+        for name in ("micro-rotation", "micro-causal-rotation"):
+            learn(name)
+            print(name, flush=True)
+        reasoner.to(DEVICE)
         for intervention in INTERVENTIONS:
             watch(reasoner, intervention)
             print(type(intervention).__name__, getattr(intervention, "site", ""), flush=True)
-        reasoner.to("elsewhere:0", one_at_a_time=True)
+        reasoner.to(DEVICE, one_at_a_time=True)
         for name, experiment in EXPERIMENTS.items():
             run_experiment(reasoner, experiment)
             print(name, flush=True)
