@@ -293,7 +293,7 @@ def train(
     """
     preset = preset_of(name)
     recipe = recipe or RECIPES[name]
-    resume_from = _prepare(out, resume, {"preset": name, "seed": seed})
+    resume_from = _prepare(out, resume)
     made_by = provenance()  # now: the files may change while this runs
     # Lightning advertises and reminds; what a user needs to know is in the progress bar and in our own lines.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -320,6 +320,8 @@ def train(
     except (MisconfigurationException, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MinicosError(f"--devices {devices} --nodes {nodes} --strategy {strategy}: {reason}") from None
+    if trainer.is_global_zero:
+        claim(out / RUN_FILE, {"preset": name, "seed": seed}, "training run", used=False)
     if progress and trainer.is_global_zero:
         steps = recipe.all_steps
         print(f"training {name} into {out}: {steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
@@ -338,7 +340,7 @@ def train(
     return reasoner
 
 
-def _prepare(out: Path, resume: bool, run: dict[str, object]) -> str | None:
+def _prepare(out: Path, resume: bool) -> str | None:
     """Make the folder; the state to resume from, None for a fresh run."""
     state = out / RESUME_FILE
     if rank_zero_only.rank != 0:  # with several processes, the first one has looked and may have begun to write
@@ -348,5 +350,4 @@ def _prepare(out: Path, resume: bool, run: dict[str, object]) -> str | None:
         raise MinicosError(f"nothing to resume: {out} has no {RESUME_FILE}; train without --resume")
     if not resume and any(out.iterdir()):
         raise MinicosError(f"{out} is not empty: give --resume to go on with it, or another --out")
-    claim(out / RUN_FILE, run, "training run", used=False)
     return str(state) if resume else None
