@@ -67,8 +67,8 @@ elif where == "save":  # in the middle of writing a state: the draft is there, t
     saves = []
     replace_file = os.replace
     def interrupted(source, target):
-        saves.append(1)
-        if str(source).endswith(".draft") and len(saves) == kill_at:
+        saves.append(str(source).endswith("last.ckpt.draft"))
+        if saves[-1] and sum(saves) == kill_at:
             with open(source, "r+b") as file:
                 file.truncate(1000)
             die()
