@@ -23,7 +23,10 @@ class Point:
 
 
 def curve_of_run(folder: Path) -> list[Point]:
-    """From the logs of a run, however often it was resumed. Raises MinicosError where there are none."""
+    """From the logs of a run, however often it was resumed; only what they tell of.
+
+    Raises MinicosError where there are none.
+    """
     logs = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
     if not logs:
         raise MinicosError(f"{folder} has no logs of a training run")
@@ -36,6 +39,8 @@ def curve_of_run(folder: Path) -> list[Point]:
     for end in range(WINDOW, max(rows) + 2, WINDOW):
         window = [rows[step] for step in range(end - WINDOW, end) if step in rows]
         losses = [row["loss"] for row in window if "loss" in row]
+        if not losses:  # logs were taken away
+            continue
         solved = {name: value for row in window for name, value in row.items() if name.startswith("solved")}
         points.append(Point(end, sum(losses) / len(losses), solved))
     return points

@@ -320,7 +320,7 @@ def train(
     except (MisconfigurationException, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MinicosError(f"--devices {devices} --nodes {nodes} --strategy {strategy}: {reason}") from None
-    if trainer.is_global_zero:
+    if trainer.is_global_zero:  # only now: a trainer that is refused leaves the folder empty
         claim(out / RUN_FILE, {"preset": name, "seed": seed}, "training run", used=False)
     if progress and trainer.is_global_zero:
         steps = recipe.all_steps

@@ -402,6 +402,24 @@ def offloading(reasoner, monkeypatch):
     return moves
 
 
+def test_an_expert_whose_move_was_interrupted_is_moved_again(tiny_wan, monkeypatch):
+    moves = offloading(tiny_wan, monkeypatch)
+    tiny_wan.bring(tiny_wan.transformer)
+    move = tiny_wan.transformer.to
+
+    def interrupted(where):
+        move(where)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_wan.transformer, "to", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_wan.bring(tiny_wan.transformer_2)
+    moves.clear()
+    tiny_wan.bring(tiny_wan.transformer)
+    assert moves == ["transformer"]  # it is on its way out, whatever the list says that it was on
+
+
 def test_one_expert_at_a_time_gives_the_same_video_and_moves_each_once(tiny_wan_folder, monkeypatch):
     recorders = [Recorder("block", "cond", blocks=(0, 3)), Recorder("x0_hat")]
     plain = sample(load(tiny_wan_folder), MAZES, recorders=recorders)

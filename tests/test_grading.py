@@ -223,6 +223,27 @@ def graded(tmp_path_factory):
     return place, results
 
 
+def test_only_what_broke_off_is_graded_again(tmp_path, monkeypatch):
+    results = {
+        "done": course.Result("done", 5.0, 100.0, "", {}),
+        "broken": course.Result("broken", 0.0, 100.0, "it is no notebook", {}),
+        "slept": course.Result("slept", 0.0, 100.0, "not done after 180 s", {}, final=False),
+    }
+    (tmp_path / "course").mkdir()
+    (tmp_path / "course" / "gradebook.db").touch()
+    for student, result in results.items():
+        path = tmp_path / "course" / "submitted" / student / NAME / f"{NAME}.ipynb"
+        path.parent.mkdir(parents=True)
+        path.write_text(student)
+        course._write_result(tmp_path, NAME, result)
+    again = []
+    monkeypatch.setattr(course, "_in_own_process", lambda place, name, student, **_: again.append(student))
+    steps = []
+    assert course.autograde(tmp_path, NAME, 1, lambda: steps.append(1)) == [results[name] for name in sorted(results)]
+    assert again == ["slept"]
+    assert len(steps) == 3
+
+
 def test_everyone_gets_what_is_theirs(graded):
     _, results = graded
     most = sum(check.points for check in checks_of(NAME).values())

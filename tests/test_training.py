@@ -333,6 +333,10 @@ def test_a_curve_is_read_from_the_logs_of_a_resumed_run(tmp_path):
     assert read_curve(tmp_path / CURVE_FILE) == [first, second]
     with pytest.raises(MinicosError, match="no logs"):
         curve_of_run(tmp_path / "elsewhere")
+    later = tmp_path / "later" / "logs" / "version_0"
+    later.mkdir(parents=True)
+    (later / "metrics.csv").write_text(f"loss,step\n2,{WINDOW + 9}\n4,{2 * WINDOW - 1}\n")
+    assert curve_of_run(tmp_path / "later") == [Point(2 * WINDOW, 3, {})]
 
 
 def test_validation_is_logged_where_it_was_done_and_nowhere_else(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -153,6 +154,18 @@ def test_a_subset_of_the_bench_is_the_same_whatever_is_done_to_it(data, tiny_wan
     seed = next(seed for seed, keys in fits.items() if len(keys) == 1)  # one of the two is left out, and not replaced
     run_bench(tiny_wan, data, out := tmp_path / "answers", 2, seed, (noise_at_frame(last),))
     assert {path.relative_to(out).with_suffix("").as_posix() for path in out.rglob("*.mp4")} == fits[seed]
+
+
+def test_answers_of_other_settings_do_not_share_a_folder(data, tiny_wan, tmp_path):
+    """As after the advice to lower `frames`; how many are answered at once changes none."""
+    out = tmp_path / "answers"
+    run_bench(tiny_wan, data, out, 1, 0)
+    settings = tiny_wan.settings
+    tiny_wan.settings = replace(settings, steps=settings.steps + 1)
+    with pytest.raises(MinicosError, match="holds another run"):
+        run_bench(tiny_wan, data, out, 1, 0)
+    tiny_wan.settings = replace(settings, batch=settings.batch + 1)
+    run_bench(tiny_wan, data, out, 1, 0)
 
 
 def test_a_bench_refuses_steps_that_are_not_there(data, tiny_wan, tmp_path):

@@ -195,8 +195,7 @@ def measured(reasoner: Reasoner, trajectory: Trajectory) -> list[list[dict[str, 
     """For each run a row for each step."""
     rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
     blended = [left_open(mean_answer(puzzle), puzzle) for puzzle in trajectory.puzzles]
-    nearest = [nearest_answer(v[-1], p) for v, p in zip(trajectory.video, trajectory.puzzles, strict=True)]
-    rights = [task_of(shown).render(shown, 2) for shown in nearest]
+    rights = [task_of(shown).render(shown, 2) for shown in answers_of(trajectory)]
     for step in trajectory.schedule:
         guided, cond = (reasoner.decode(trajectory.recorded("x0_hat", b)[step.index]) for b in ("guided", "cond"))
         for row, puzzle, right, video, blend, of_blend in zip(
@@ -235,6 +234,11 @@ def mean_answer(puzzle: Puzzle) -> NDArray[np.uint8]:
     task = task_of(puzzle)
     shown = range(len(task.answers(puzzle)))
     return np.mean([task.render(replace(puzzle, shown=i), 2)[-1] for i in shown], axis=0).round().astype(np.uint8)
+
+
+def answers_of(trajectory: Trajectory) -> list[Puzzle]:
+    """Of each run the puzzle, showing the right answer that comes closest to how it ends."""
+    return [nearest_answer(v[-1], p) for v, p in zip(trajectory.video, trajectory.puzzles, strict=True)]
 
 
 def nearest_answer(frame: NDArray[np.uint8], puzzle: Puzzle) -> Puzzle:

@@ -27,7 +27,7 @@ from minicos.experiments.base import (
     puzzles_for,
     tasks_of,
 )
-from minicos.experiments.chain_of_steps import nearest_answer, scattered
+from minicos.experiments.chain_of_steps import answers_of, scattered
 from minicos.measures import cell_probabilities, order_known
 from minicos.model import Reasoner
 from minicos.runs import Run
@@ -110,11 +110,11 @@ class PerceptionFirst(Experiment):
 def known(trajectory: Trajectory, reasoner: Reasoner) -> list[list[dict[str, object]]]:
     """For each run a row for each step."""
     rows: list[list[dict[str, object]]] = [[] for _ in trajectory.runs]
-    nearest = [nearest_answer(v[-1], p) for v, p in zip(trajectory.video, trajectory.puzzles, strict=True)]
-    rights = [task_of(shown).render(shown, len(trajectory.video[0])) for shown in nearest]
+    answers = answers_of(trajectory)
+    rights = [task_of(shown).render(shown, len(trajectory.video[0])) for shown in answers]
     for step in trajectory.schedule:
         estimates = reasoner.decode(trajectory.recorded("x0_hat", "cond")[step.index])
-        for row, shown, right, video in zip(rows, nearest, rights, estimates, strict=True):
+        for row, shown, right, video in zip(rows, answers, rights, estimates, strict=True):
             null = scattered(video, right, shown, f"{shown.key}/{step.index}")
             found = orders(video, right, shown)
             found |= {f"null_{name}": value for name, value in orders(null, right, shown).items()}

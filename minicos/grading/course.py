@@ -41,13 +41,17 @@ AT_ONCE = 2  # checks of one submission
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one submission. points: of the autograded cells; problem: why it could not be graded, or ""."""
+    """What became of one submission. points: of the autograded cells; problem: why it could not be graded, or "".
+
+    final: whether grading came to its end; else the machine may be what was wrong, and not the submission.
+    """
 
     student: str
     points: float
     most: float
     problem: str
     messages: dict[str, str]
+    final: bool = True
 
 
 def root() -> Path:
@@ -117,7 +121,7 @@ def autograde(course: Path, name: str, jobs: int, advance: Callable[[], None] = 
     if not (course / "course" / "gradebook.db").exists():
         raise MinicosError("there is no gradebook yet: run minicos grade generate first")
     known = {student: _result(course, name, student) for student in students}
-    waiting = [student for student, result in known.items() if result is None or result.problem]
+    waiting = [student for student, result in known.items() if result is None or not result.final]
     for _ in range(len(students) - len(waiting)):
         advance()
     with ThreadPoolExecutor(jobs) as pool:
@@ -163,7 +167,7 @@ def _in_own_process(course: Path, name: str, student: str, most: float, threads:
         _end(worker)
     if problem or _result(course, name, student) is None:
         problem = problem or "grading left no result"
-        _write_result(course, name, Result(student, 0.0, most, problem, {}))
+        _write_result(course, name, Result(student, 0.0, most, problem, {}, final=False))
 
 
 def _end(worker: Popen) -> None:
@@ -196,7 +200,7 @@ def grade_one(course: Path, name: str, student: str) -> Result:
         _enter(grader, name, student, points)
     messages = {check: verdict.message for check, verdict in verdicts.items() if not verdict.passed}
     most = sum(check.points for check in checks_of(name).values())
-    result = Result(student, 0.0 if problem else sum(points.values()), most, problem, messages)
+    result = Result(student, 0.0 if problem else sum(points.values()), most, problem, messages, final=not problem)
     _write_result(course, name, result)
     return result
 
