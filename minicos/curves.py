@@ -81,6 +81,10 @@ def verdict(points: list[Point], reference: list[Point]) -> str:
     """One line for the end of a training run; a recipe of another length has another curve, which says nothing."""
     if len(points) != len(reference):
         took = reference[-1].step, points[-1].step
+        if took[0] == took[1]:
+            return (
+                f"the logs tell of {len(points)} of {len(reference)} points: no comparison with the shipped run's curve"
+            )
         return f"the shipped run took {took[0]} steps, this one {took[1]}: their curves do not compare"
     left = outside_band(points, reference)
     count = f"{len(points) - len(left)} of {len(points)} points of the loss curve"

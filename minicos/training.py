@@ -35,7 +35,7 @@ from minicos.curves import CURVE_FILE, curve_of_run, read_curve, verdict, write_
 from minicos.errors import MinicosError
 from minicos.evaluation import solve
 from minicos.files import claim, prepare_folder
-from minicos.model import CHECKPOINTS, Reasoner, Settings, save, to_latent_range
+from minicos.model import CHECKPOINTS, Reasoner, Settings, load, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
 from minicos.tasks import Puzzle, get_task, task_of, vocabulary
@@ -322,6 +322,8 @@ def train(
         raise MinicosError(f"--devices {devices} --nodes {nodes} --strategy {strategy}: {reason}") from None
     if trainer.is_global_zero:  # only now: a trainer that is refused leaves the folder empty
         claim(out / RUN_FILE, {"preset": name, "seed": seed}, "training run", used=False)
+    if resume and _is_trained(out, recipe):  # by whom and how long stays as it was written
+        return load(out)
     if progress and trainer.is_global_zero:
         steps = recipe.all_steps
         print(f"training {name} into {out}: {steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
@@ -331,13 +333,21 @@ def train(
         save(reasoner, out)
         report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
         report |= {"steps": recipe.all_steps, "seconds": round(timer.time_elapsed("train")), **made_by}
-        (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")
         points = curve_of_run(out)
         write_curve(points, out / CURVE_FILE)
+        (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")  # last: it says that all is there
         reference = CHECKPOINTS / name / CURVE_FILE
         if progress and recipe == RECIPES[name] and reference.exists():
             print(verdict(points, read_curve(reference)))
     return reasoner
+
+
+def _is_trained(out: Path, recipe: Recipe) -> bool:
+    """Whether a run has come to the end of this recipe: a longer one may go on from there."""
+    try:
+        return json.loads((out / TRAINING_FILE).read_text())["steps"] == recipe.all_steps
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _prepare(out: Path, resume: bool) -> str | None:

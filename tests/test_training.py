@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -361,6 +362,8 @@ def test_a_curve_that_leaves_the_band_is_told():
 def test_a_recipe_of_another_length_is_not_compared():
     said = verdict(points_of(0.1, 0.05), points_of(0.1, 0.05, 0.03))
     assert said == f"the shipped run took {3 * WINDOW} steps, this one {2 * WINDOW}: their curves do not compare"
+    later = points_of(0.1, 0.05, 0.03)[1:]
+    assert verdict(later, points_of(0.1, 0.05, 0.03)).startswith("the logs tell of 2 of 3 points")
 
 
 def test_what_is_evaluated_while_training_is_where_the_network_is():
@@ -379,6 +382,22 @@ def test_a_run_is_resumed_as_what_it_was(tmp_path):
             train(name, tmp_path / "run", seed=seed, resume=True, recipe=recipe, progress=False)
     after = weights(tmp_path / "run")
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_a_finished_run_stays_as_it_is_and_can_be_made_longer(tmp_path):
+    out, stages = tmp_path / "run", (Stage(1.0, {("maze", 3): 1}),)
+    recipe = replace(RECIPES["nano"], steps=10, tokens=90, stages=stages, validate_every=100)
+    train("nano", out, recipe=recipe, progress=False)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = train("nano", out, resume=True, recipe=recipe, progress=False)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    shipped = weights(out)
+    assert all(
+        torch.equal(value, shipped[f"transformer.{key}"]) for key, value in again.transformer.state_dict().items()
+    )
+    train("nano", out, resume=True, recipe=replace(recipe, refined=10), progress=False)
+    assert json.loads((out / "training.json").read_text())["steps"] == 20
+    assert any(not torch.equal(value, shipped[key]) for key, value in weights(out).items())
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
