@@ -2,7 +2,7 @@
 
 The sweep: mazes, each undisturbed and with noise at every step. The baseline denoises every run from step 0 with
 diffusers' class as it is, in float32, a batch of puzzles of the size that is fastest (it is searched here). Ours shares
-prefixes, says the same in fewer passes over memory (`parts.quicken`), and keeps every core busy with a chunk of its own
+prefixes, says the same in fewer passes over memory (`cpu.quicken`), and keeps every core busy with a chunk of its own
 (`parallel.each`). All rows in one process, in turn; each ratio is the mean of REPEATS with a 95 % t interval. What
 inference mode, fused projections and bfloat16 would add is measured on top, with the share of verdicts that they leave
 alone.

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from torch import Tensor, nn
 
-from minicos.parts import CPUAttnProcessor
+from minicos.cpu import CPUAttnProcessor
 
 
 class FrameCausalProcessor(WanAttnProcessor):

@@ -261,8 +261,8 @@ class Reasoner:
         if times.ndim == 2:
             _, rows, columns = expert.config.patch_size
             times = times.repeat_interleave((latents.shape[3] // rows) * (latents.shape[4] // columns), dim=1)
-        else:
-            times = times.expand(len(latents))
+        elif times.ndim == 0:
+            times = times[None]  # broadcasts over the batch
         inputs = torch.cat([latents, condition.channels], dim=1).to(expert.dtype)
         text = condition.text[branch].to(expert.dtype)
         return expert(inputs, times, text, return_dict=False)[0].to(latents.dtype)
@@ -392,7 +392,7 @@ def load(name: str | Path | None = None, processes: int = 1) -> Reasoner:
     incomplete, damaged or of another kind.
     """
     from minicos.causal import make_frame_causal
-    from minicos.parts import quicken
+    from minicos.cpu import quicken
 
     name = name or os.environ.get("MINICOS_MODEL") or "micro"
     folder = _folder_of(str(name), processes)

@@ -32,19 +32,20 @@ def two_cores():
     torch.set_num_threads(before)
 
 
-def inputs(reasoner, per_frame: bool):
+def inputs(reasoner, times: str = "shared"):
     puzzles = [get_task("maze").sample(0, index, size=4) for index in range(3)]
     condition = reasoner.condition(puzzles)
     latents = torch.randn(
         3, reasoner.latent_channels, *condition.channels.shape[2:], generator=torch.Generator().manual_seed(0)
     )
-    frames = torch.linspace(100, 700, latents.shape[2]).expand(3, -1)
-    return latents, frames if per_frame else 300.0, condition, "cond"
+    per_frame = torch.linspace(100, 700, latents.shape[2]).expand(3, -1)
+    timestep = {"shared": 300.0, "per video": torch.tensor([100.0, 300.0, 700.0]), "per frame": per_frame}[times]
+    return latents, timestep, condition, "cond"
 
 
-@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("times", ["shared", "per video", "per frame"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_quickened_network_equals_diffusers_own(reasoner, per_frame, causal):
+def test_a_quickened_network_equals_diffusers_own(reasoner, times, causal):
     ours, plain = reasoner.replica(), reasoner.replica()
     names = [name for name in ("transformer", "transformer_2") if getattr(reasoner, name) is not None]
     for name in names:
@@ -54,9 +55,9 @@ def test_a_quickened_network_equals_diffusers_own(reasoner, per_frame, causal):
             make_frame_causal(getattr(plain, name))
             make_frame_causal(getattr(ours, name))
     with torch.no_grad():
-        expected = plain.velocity(*inputs(reasoner, per_frame))
-        found = ours.velocity(*inputs(reasoner, per_frame))
-        undisturbed = reasoner.velocity(*inputs(reasoner, per_frame))
+        expected = plain.velocity(*inputs(reasoner, times))
+        found = ours.velocity(*inputs(reasoner, times))
+        undisturbed = reasoner.velocity(*inputs(reasoner, times))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert torch.equal(found, undisturbed) != causal, "the replica's mask must not show in the network itself"
 
@@ -66,7 +67,7 @@ def test_gradients_of_a_quickened_network_equal_those_of_diffusers_own(untrained
     plain = WanTransformer3DModel.from_pretrained(untrained_nano / "transformer")
     for transformer in (quick.transformer, plain):
         quick.transformer = transformer.requires_grad_(True)
-        quick.velocity(*inputs(quick, per_frame=False)).square().sum().backward()
+        quick.velocity(*inputs(quick)).square().sum().backward()
         gradients.append({name: p.grad for name, p in transformer.named_parameters()})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[1].items():
@@ -78,9 +79,9 @@ def test_a_replica_shares_weights_but_not_hooks(reasoner):
     ours, theirs = reasoner.expert(300.0), replica.expert(300.0)
     assert [p.data_ptr() for p in ours.parameters()] == [p.data_ptr() for p in theirs.parameters()]
     theirs.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    velocity = reasoner.velocity(*inputs(reasoner, per_frame=False))
+    velocity = reasoner.velocity(*inputs(reasoner))
     assert not calls
-    assert torch.equal(replica.velocity(*inputs(reasoner, per_frame=False)), velocity)
+    assert torch.equal(replica.velocity(*inputs(reasoner)), velocity)
     assert calls
 
 
