@@ -351,13 +351,14 @@ def _is_trained(out: Path, recipe: Recipe) -> bool:
 
 
 def _prepare(out: Path, resume: bool) -> str | None:
-    """Make the folder; the state to resume from, None for a fresh run."""
+    """Make the folder; the state to resume from, None for a new run, and for one killed before its first."""
     state = out / RESUME_FILE
+    resume_from = str(state) if resume and state.exists() else None
     if rank_zero_only.rank != 0:  # with several processes, the first one has looked and may have begun to write
-        return str(state) if resume else None
+        return resume_from
     prepare_folder(out)
-    if resume and not state.exists():
-        raise MinicosError(f"nothing to resume: {out} has no {RESUME_FILE}; train without --resume")
+    if resume and resume_from is None and not (out / RUN_FILE).exists():
+        raise MinicosError(f"nothing to resume: {out} holds no training run; train without --resume")
     if not resume and any(out.iterdir()):
         raise MinicosError(f"{out} is not empty: give --resume to go on with it, or another --out")
-    return str(state) if resume else None
+    return resume_from

@@ -97,6 +97,18 @@ def test_a_missing_expert_is_one_line_before_anything_is_loaded(tiny_wan_folder,
         (copy / "minicos.json").unlink(missing_ok=True)
 
 
+def test_a_lora_for_another_model_is_one_line(tiny_wan_folder, tmp_path):
+    from safetensors.torch import save_file
+
+    for name in ("high", "low"):
+        halves = {f"blocks.0.{name}.lora_{half}.default.weight": torch.zeros(2, 2) for half in "AB"}
+        save_file(halves, tmp_path / f"{name}.safetensors")
+    files = ("--high", tmp_path / "high.safetensors", "--low", tmp_path / "low.safetensors")
+    done = minicos("merge", tiny_wan_folder, *files, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "another model" in done.stderr
+
+
 def test_a_puzzle_that_is_too_large_is_one_line(untrained_nano, tmp_path):
     import shutil
 
@@ -204,6 +216,13 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     assert foreign.returncode == 2
     assert foreign.stderr.count("holds another sweep") == 1
     verdict = (tmp_path / "alone" / "verdict.md").read_bytes()
+    chunk = next((tmp_path / "alone").glob("*/chunks/*.csv"))
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[: len(whole) // 2])
+    half = minicos(*command, 2, "--out", tmp_path / "alone")
+    assert half.returncode == 2
+    assert half.stderr.count(f"{chunk.name} is damaged") == half.stderr.count("minicos: ") == 1
+    chunk.write_bytes(whole)
     other = minicos("experiment", "chain-of-steps", "--model", untrained_nano, "--quick", "--out", tmp_path / "alone")
     assert other.returncode == 2
     assert other.stderr.count("holds another experiment") == other.stderr.count("minicos: ") == 1
@@ -212,6 +231,35 @@ def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(
     unknown = minicos(*command, "--devices", 2)
     assert unknown.returncode == 2
     assert unknown.stderr.count("was trained on none of occlusion") == 1
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_an_experiment_is_shared_as_clusters_launch_it(launcher, untrained_nano, tmp_path):
+    """By the launch lines of docs/full-scale.md, on one machine. Of srun: what it tells its processes."""
+    command = ["experiment", "budget", "--model", untrained_nano, "--quick", "--cases", 2]
+    assert minicos(*command, "--out", tmp_path / "alone").returncode == 0
+    command = ["-m", "minicos.cli", *command, "--out", tmp_path / "shared", "--devices", 2]
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    slurm |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "course", "SLURM_NODELIST": "127.0.0.1"}
+    if launcher == "torchrun":
+        run = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--rdzv-endpoint", "127.0.0.1:0"]
+        launched = [([*run, "--rdzv-backend", "c10d", *command], {})]
+    else:
+        launched = [(command, {**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for arguments, environment in launched
+    ]
+    told = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), told
+    assert (tmp_path / "shared" / "summary.csv").read_bytes() == (tmp_path / "alone" / "summary.csv").read_bytes()
+    assert [bool(out) for out, _ in told] == [True, False][: len(told)]  # the first one says what was found
 
 
 # Two experiments, one of which keeps features, in the place of all: a script, which Lightning starts again as it is.

@@ -642,23 +642,25 @@ def test_frames_that_flip_together(frames, together):
 def test_the_ways_from_wrong_to_right_are_told_apart():
     columns = ["puzzle", "step", "right", "readable", "wrong", "frames"]
     right, wrong, blurred = (True, True, False, "f11"), (False, True, True, "f00"), (False, False, False, "f00")
+    unfinished = (False, True, False, "f00")
     stories = {
         "corrected": [wrong, right],
         "decided": [blurred, right],
+        "finished": [unfinished, right],
         "lost": [right, wrong],
         "blurred": [right, blurred],
-        "always": [right, right],
     }
     rows = [(name, step, *state) for name, states in stories.items() for step, state in enumerate(states)]
     shares = {row["what"]: (row["share"], row["n"]) for row in ways(pd.DataFrame(rows, columns=columns))}
-    assert shares["right at step 0"] == (0.6, 5)
+    assert shares["right at step 0"] == (0.4, 5)
     assert shares["right at the end"] == (0.6, 5)
     assert shares["readable and wrong, then right"] == (0.2, 5)
-    assert shares["never readable and wrong, but late right"] == (0.2, 5)
+    assert shares["not readable before, then right"] == (0.2, 5)
+    assert shares["unfinished, then right"] == (0.2, 5)
     assert shares["right, then readable and wrong at the end"] == (0.2, 5)
     assert shares["right, then undecided at the end"] == (0.2, 5)
-    assert shares["readable and not right before the end"] == (0.2, 5)
-    assert shares["right later: all frames in the same step"] == (1.0, 2)
+    assert shares["readable and not right before the end"] == (0.4, 5)
+    assert shares["right later: all frames in the same step"] == (1.0, 3)
 
 
 @pytest.mark.parametrize(

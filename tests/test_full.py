@@ -473,10 +473,14 @@ def test_runs_that_turn_back_meet_each_expert_as_often_as_their_schedule_does(ti
         return [[{"sum": latents.sum().item()}] for latents in trajectory.latents]
 
     plain = run_sweep(sweep(load(tiny_wan_folder)), tmp_path / "plain")
-    reasoner = load(tiny_wan_folder)
+    reasoner, seen = load(tiny_wan_folder), []
+    for part in ("transformer", "transformer_2"):  # a user's own, on blocks that leave and come back
+        getattr(reasoner, part).blocks[1].register_forward_hook(lambda *_, part=part: seen.append(part))
     moves = offloading(reasoner, monkeypatch)
     assert stages(sweep(reasoner)) == [2, 3, 4, 6]
     assert run_sweep(sweep(reasoner), tmp_path / "offloaded").equals(plain)
+    high, low = ([part] * 2 * len(MAZES) for part in ("transformer", "transformer_2"))  # a step: two branches
+    assert seen == [*high * 2, *low, *high, *low * 2]
     assert moves == [*EACH_ONCE, "transformer_2", "transformer", "transformer", "transformer_2"]
     assert [path.suffix for path in sorted((tmp_path / "offloaded" / "chunks").iterdir())] == [".csv"] * 3
 

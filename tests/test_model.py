@@ -10,7 +10,7 @@ import torch
 
 from minicos import load, sample
 from minicos.errors import MinicosError
-from minicos.model import SETTINGS_FILE, Settings, save, shipped
+from minicos.model import CHECKPOINTS, SETTINGS_FILE, Settings, save, shipped
 from minicos.parts import PRESETS
 from minicos.tasks import get_task, vocabulary
 from minicos.training import build
@@ -58,6 +58,9 @@ def test_micro_with_its_sibling_keeps_the_limits_of_one_network():
         for part in (build(name, 0).transformer, build(name, 0).text_encoder)
     ]
     assert sum(p.numel() for part in parts for p in part.parameters()) <= 1_500_000
+    weights = [path for name in ("micro", "micro-rotation") for path in (CHECKPOINTS / name).rglob("*.safetensors")]
+    assert len(weights) == 4
+    assert sum(path.stat().st_size for path in weights) <= 6_000_000
 
 
 def test_large_weights_are_saved_in_shards(tmp_path):

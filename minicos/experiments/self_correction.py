@@ -183,17 +183,20 @@ def ways(table: pd.DataFrame) -> list[dict[str, object]]:
         np.array([group[column].to_numpy() for group in groups]) for column in ("right", "wrong", "readable")
     )
     wrong_before, wrong_at_last, end = wrong.any(1), wrong[:, -1], right[:, -1]
+    late = ~wrong_before & ~right[:, 0] & end
+    unfinished = (readable & ~right & ~wrong).any(1)  # on the way to a right answer
     shares = {
         "right at step 0": right[:, 0],
         "right at the end": end,
         READ_BEFORE: (readable & ~right)[:, :-1].any(1),
         FIXED: wrong_before & end,
-        "never readable and wrong, but late right": ~wrong_before & ~right[:, 0] & end,
+        "not readable before, then right": late & ~unfinished,
+        "unfinished, then right": late & unfinished,
         "right, then readable and wrong at the end": right.any(1) & wrong_at_last,
         "right, then undecided at the end": right.any(1) & ~end & ~wrong_at_last,
     }
-    late = [group["frames"].tolist() for group, was in zip(groups, end & ~right[:, 0], strict=True) if was]
-    shares[AT_ONCE] = np.array([flip_together(frames) for frames in late if frames[0].count("0") > 1], bool)
+    frames_of = [group["frames"].tolist() for group, was in zip(groups, end & ~right[:, 0], strict=True) if was]
+    shares[AT_ONCE] = np.array([flip_together(frames) for frames in frames_of if frames[0].count("0") > 1], bool)
     return [{"what": what, "step": -1, **_share(values)} for what, values in shares.items() if len(values)]
 
 
