@@ -1,15 +1,16 @@
-"""Attention in other words is torch's own, wherever products may lie."""
+"""In other words, the same: attention wherever products may lie, projections with and without oneDNN."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.activations import GELU
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minicos import cpu
-from minicos.cpu import attend
+from minicos.cpu import CPUGELU, CPULinear, attend
 
 sizes = st.tuples(*(st.integers(1, most) for most in (3, 3, 40, 40, 12)))  # batch, heads, queries, keys, head_dim
 
@@ -63,3 +64,19 @@ def test_a_mask_and_gradients_are_left_to_torch():
     query.requires_grad_(True)
     attend(query, key, value).sum().backward()
     assert query.grad is not None
+
+
+@pytest.mark.parametrize("available", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_projections_equal_diffusers_own(monkeypatch, available, gradients):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: available)
+    plain, states = (
+        GELU(12, 20, approximate="tanh"),
+        3 * torch.randn(2, 9, 12, generator=torch.Generator().manual_seed(0)),
+    )
+    layer = CPULinear(12, 20)
+    layer.load_state_dict(plain.proj.state_dict())
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(layer(states), plain.proj(states))
+        torch.testing.assert_close(CPUGELU(layer)(states), plain(states))
+        assert layer(states).requires_grad == CPUGELU(layer)(states).requires_grad == gradients
