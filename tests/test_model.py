@@ -59,8 +59,7 @@ def test_micro_with_its_sibling_keeps_the_limits_of_one_network():
     ]
     assert sum(p.numel() for part in parts for p in part.parameters()) <= 1_500_000
     weights = [path for name in ("micro", "micro-rotation") for path in (CHECKPOINTS / name).rglob("*.safetensors")]
-    assert len(weights) == 4
-    assert sum(path.stat().st_size for path in weights) <= 6_000_000
+    assert 0 < sum(path.stat().st_size for path in weights) <= 6_000_000
 
 
 def test_large_weights_are_saved_in_shards(tmp_path):
