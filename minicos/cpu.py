@@ -1,4 +1,4 @@
-"""What a CPU is slow at in diffusers' network, said in other words: equal within 1e-5 of the output."""
+"""What a CPU is slow at in diffusers' network, said in other words: equal within 1e-5 of its largest output."""
 
 from __future__ import annotations
 

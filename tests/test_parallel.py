@@ -16,6 +16,7 @@ from diffusers import WanTransformer3DModel
 from minicos import get_task, load, parallel, sample
 from minicos.causal import make_frame_causal
 from minicos.errors import MinicosError
+from minicos.model import shipped
 from minicos.parallel import each, lanes
 
 
@@ -60,6 +61,26 @@ def test_a_quickened_network_equals_diffusers_own(reasoner, times, causal):
         undisturbed = reasoner.velocity(*inputs(reasoner, times))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert torch.equal(found, undisturbed) != causal, "the replica's mask must not show in the network itself"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_network_equals_diffusers_own(name):
+    """Trained ones give larger numbers than untrained ones, and larger products in their attention."""
+    ours = load(name)
+    plain = ours.replica()
+    plain.transformer = WanTransformer3DModel.from_pretrained(ours.folder / "transformer").eval()
+    if ours.settings.causal:
+        make_frame_causal(plain.transformer)
+    task, (*_, size) = next(iter(ours.settings.tasks.items()))
+    condition = ours.condition([get_task(task).sample(0, index, size=size) for index in range(2)])
+    shape = (2, ours.latent_channels, *condition.channels.shape[2:])
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for timestep in (1000.0, 500.0, 100.0):
+        with torch.no_grad():
+            expected = plain.velocity(latents, timestep, condition, "cond")
+            found = ours.velocity(latents, timestep, condition, "cond")
+        torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+        assert not torch.equal(found, expected), "another network than the quickened one"
 
 
 def test_gradients_of_a_quickened_network_equal_those_of_diffusers_own(untrained_nano):
