@@ -358,7 +358,10 @@ def _prepare(out: Path, resume: bool) -> str | None:
         return resume_from
     prepare_folder(out)
     if resume and resume_from is None and not (out / RUN_FILE).exists():
-        raise MinicosError(f"nothing to resume: {out} holds no training run; train without --resume")
+        raise MinicosError(
+            f"nothing to resume: {out} holds no training run: give the --out of one, or begin without --resume in an "
+            "empty folder"
+        )
     if not resume and any(out.iterdir()):
         raise MinicosError(f"{out} is not empty: give --resume to go on with it, or another --out")
     return resume_from
