@@ -13,7 +13,7 @@ import pandas as pd
 from minicos.cards import describe_weights, provenance
 from minicos.errors import CannotRun
 from minicos.experiments import EXPERIMENTS
-from minicos.experiments.base import Experiment, Scale
+from minicos.experiments.base import Experiment, Scale, of_all
 from minicos.experiments.running import PNG_FILE, Result, run_experiment
 from minicos.files import prepare_folder
 from minicos.model import Reasoner
@@ -72,7 +72,8 @@ def finding_of(experiment: Experiment, result: Result | str) -> Finding:
     named = experiment.name, experiment.finding, experiment.paper, experiment.criterion
     if isinstance(result, str):
         return Finding(*named, "not run", result, None, 0.0, ())
-    n = result.summary["n"].dropna() if "n" in result.summary else pd.Series(dtype=int)
+    summary = of_all(result.summary) if "length" in result.summary else result.summary
+    n = summary["n"].dropna() if "n" in summary else pd.Series(dtype=int)
     numbers = (int(n.min()), int(n.max())) if len(n) else None
     seconds = round(result.seconds, 1)
     return Finding(*named, result.verdict.status, result.verdict.text, numbers, seconds, result.networks)

@@ -34,6 +34,8 @@ from minicos.experiments import (
     self_correction,
 )
 from minicos.experiments.base import (
+    ALL,
+    FEW,
     FULL,
     QUICK,
     Scale,
@@ -42,10 +44,12 @@ from minicos.experiments.base import (
     evenly,
     judge,
     means,
+    of_all,
     puzzles_for,
     scale_of,
     solid,
     together,
+    with_lengths,
 )
 from minicos.experiments.chain_of_steps import left_open, mean_answer, nearest_answer, scattered
 from minicos.experiments.perception_first import orders
@@ -62,6 +66,11 @@ from minicos.tasks.maze import FLOOR, PALETTE, PATH
 
 TINY = Scale("quick", 3, 2, 3, quick=True)
 KINDS = "re-noised", "broken and re-noised"
+
+
+def two_lengths(table: pd.DataFrame, case: str = "puzzle") -> pd.DataFrame:
+    """With a route of 8 to 11 moves for every second puzzle."""
+    return table.assign(length=np.where(table[case] % 2, "8-11", "4-7"))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +103,18 @@ def test_groups_keep_the_order_and_are_few_and_even(count, most):
     assert max(sizes, default=0) <= most
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
     assert (len(groups) - 1) * most < max(count, 1)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["maze", "rotation"]), st.sampled_from(["4-7", "8-11"])), max_size=50))
+def test_mazes_are_told_by_length_beside_the_whole(puzzles):
+    """Two rows a puzzle, which count as one case; lengths that few have are in the whole only."""
+    rows = [(*puzzle, number, row) for number, puzzle in enumerate(puzzles) for row in range(2)]
+    table = pd.DataFrame(rows, columns=["task", "length", "puzzle", "row"])
+    found = with_lengths(table)
+    assert of_all(found).drop(columns="length").equals(table.drop(columns="length"))
+    counted = {key: len(group) for key, group in found[found["length"] != ALL].groupby(["task", "length"])}
+    asked = {("maze", length): puzzles.count(("maze", length)) for length in ("4-7", "8-11")}
+    assert counted == {key: 2 * count for key, count in asked.items() if count >= FEW}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -348,7 +369,7 @@ def perturbed(loses, puzzles: int = 80, drop: tuple[str, ...] = ()) -> tuple[pd.
             mine[first:] = mine[first:] if family == "clean" else rng.normal(size=mine[first:].shape)
             features.append(mine)
     columns = ["task", "size", "puzzle", "family", "at", "erased", "first", "last", "right", "solved"]
-    return pd.DataFrame(rows, columns=columns), np.stack(features)
+    return two_lengths(pd.DataFrame(rows, columns=columns)), np.stack(features)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +398,7 @@ def test_noise_at_a_step_is_judged_against_as_much_noise_at_a_frame(lost, status
     spared = 0.95 if perturbation.OTHERS in lost and perturbation.INNER_LONG not in lost else 0
     assert f"judged frame spared, maze {spared:g} [" in verdict.text
     assert len(experiment.plot(summary, "test").axes) == 4
-    assert summary.set_index("family").loc[[*perturbation.SIDES], "n"].tolist() == [80, 80, 80]
+    assert of_all(summary).set_index("family").loc[[*perturbation.SIDES], "n"].tolist() == [80, 80, 80]
 
 
 def test_a_contrast_that_could_not_be_run_is_no_evidence():
@@ -490,7 +511,7 @@ def test_equal_damage_is_equal(steps, frames):
 # --- ensemble -------------------------------------------------------------------------------------------------------
 
 
-def ensemble_table(right: dict[str, object], puzzles: int = 2000) -> pd.DataFrame:
+def ensemble_table(right: dict[str, object], puzzles: int = 2000, task: str = "maze") -> pd.DataFrame:
     """Seed s solves every puzzle but those whose number is s modulo 4; `right` says what other conditions solve."""
     single = {seed: np.arange(puzzles) % 4 != seed for seed in ensemble.SEEDS}
     conditions = [*ensemble.conditions(6), *ensemble.not_judged(6), "outputs", "vote", "best of 3", "3x steps"]
@@ -499,8 +520,9 @@ def ensemble_table(right: dict[str, object], puzzles: int = 2000) -> pd.DataFram
         seeds = ensemble.SEEDS if condition == "single seeds" else (0,)
         for seed in seeds:
             solved = right.get(condition, single[seed])
-            rows += [("maze", 7, condition, 14, i, seed, bool(solved[i]), bool(solved[i])) for i in range(puzzles)]
-    return pd.DataFrame(rows, columns=["task", "size", "condition", "evaluations", "puzzle", "seed", "right", "solved"])
+            rows += [(task, 7, condition, 14, i, seed, bool(solved[i]), bool(solved[i])) for i in range(puzzles)]
+    columns = ["task", "size", "condition", "evaluations", "puzzle", "seed", "right", "solved"]
+    return two_lengths(pd.DataFrame(rows, columns=columns))
 
 
 ALWAYS, NEVER = np.ones(2000, bool), np.zeros(2000, bool)
@@ -526,6 +548,20 @@ def test_an_ensemble_is_judged_against_single_seeds_and_the_best_average(right, 
     assert verdict.status == status
     assert f"the average of {best}:" in verdict.text
     experiment.plot(summary, "test")
+
+
+def test_an_ensemble_is_judged_on_one_right_answer_and_told_on_several_and_by_length():
+    experiment, odd = get_experiment("ensemble"), np.arange(2000) % 2 == 1
+    tables = {"main": ensemble_table({}), "several": ensemble_table({"hidden states": ALWAYS}, task=ensemble.SEVERAL)}
+    summary = experiment.summarise(tables, {})
+    verdict = experiment.verdict(summary)
+    assert verdict.status == "not shown"
+    assert "gain on maze-braided 0.25 [" in verdict.text
+    assert len(experiment.plot(summary, "test").axes) == 2
+    of_odd = experiment.summarise({"main": ensemble_table({"hidden states": odd})}, {})
+    hidden = of_odd[of_odd["condition"] == "hidden states"].set_index("length")
+    assert hidden["right"].to_dict() == {"4-7": 0, "8-11": 1, ALL: 0.5}
+    assert hidden["n"].to_dict() == {"4-7": 1000, "8-11": 1000, ALL: 2000}
 
 
 def test_means_votes_and_the_best_are_of_a_puzzles_own_undisturbed_seeds(untrained_nano):
@@ -556,7 +592,7 @@ def test_an_average_that_changes_nothing_gains_nothing_whatever_its_seed_is_wort
     """Seed 0 alone would look better or worse than three seeds; of the same seed with and without, nothing is left."""
     table = ensemble_table({})
     table.loc[(table["condition"] != "single seeds") | (table["seed"] == 0), ["right", "solved"]] = True
-    gains = get_experiment("ensemble").summarise({"main": table}, {}).set_index("condition")
+    gains = of_all(get_experiment("ensemble").summarise({"main": table}, {})).set_index("condition")
     for name in ("hidden states", "velocity", "x0_hat", "3x steps", "blocks 0 to 0"):
         assert gains.loc[name, "gain"] == 0
         assert gains.loc[name, "gain_high"] < 0.01
@@ -590,7 +626,7 @@ def commitment_table(committed_from: int, readable: int) -> pd.DataFrame:
         runs = [("run", 0, own), ("another seed", 0, other)]
         runs += [("x0_hat noised again", s, own if s >= committed_from else other) for s in (1, 5, 7, 11)]
         rows += [(task, 7, puzzle, *run, run[2] == "x") for run in runs]
-    return pd.DataFrame(rows, columns=["task", "size", "puzzle", "family", "step", "answer", "right"])
+    return two_lengths(pd.DataFrame(rows, columns=["task", "size", "puzzle", "family", "step", "answer", "right"]))
 
 
 @pytest.mark.parametrize(
@@ -601,8 +637,9 @@ def test_commitment_is_judged_in_the_first_half_and_at_the_first_restart(committ
     """A run without an answer cannot stay with it: as many as there are, they change nothing."""
     experiment = get_experiment("commitment")
     summary = experiment.summarise({"all": commitment_table(committed_from, readable)}, {})
-    assert set(summary["n"]) == {readable}
-    assert summary[summary["step"] == 11]["commitment"].tolist() == [1, 1]
+    whole = of_all(summary)
+    assert set(whole["n"]) == {readable}
+    assert whole[whole["step"] == 11]["commitment"].tolist() == [1, 1]
     assert experiment.verdict(summary).status == status
     assert len(experiment.plot(summary, "test").axes) == 2
 
@@ -689,7 +726,7 @@ def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, stu
     ]
     columns = ["task", "size", "family", "puzzle", "step", "right", "readable", "wrong", "frames"]
     experiment = get_experiment("self-correction")
-    summary = experiment.summarise({"maze": pd.DataFrame(rows + broken, columns=columns)}, {})
+    summary = experiment.summarise({"maze": two_lengths(pd.DataFrame(rows + broken, columns=columns))}, {})
     verdict = experiment.verdict(summary)
     assert verdict.status == status
     assert ("too few show anything else before the end" in verdict.text) == (status == "unclear")
@@ -775,7 +812,7 @@ def swap_table(flipped: int, say: bool) -> pd.DataFrame:
                     "right": answer == "A",
                 }
             )
-    return pd.DataFrame(rows)
+    return two_lengths(pd.DataFrame(rows), case="pair")
 
 
 @pytest.mark.parametrize(
@@ -785,7 +822,7 @@ def swap_table(flipped: int, say: bool) -> pd.DataFrame:
 def test_a_swap_is_judged_by_the_telling_region_of_solved_pairs(flipped, say, status):
     swap = get_experiment("swap")
     summary = swap.summarise({"maze": swap_table(flipped, say)}, {})
-    assert (summary["n"] == 40).all()
+    assert (of_all(summary)["n"] == 40).all()
     verdict = swap.verdict(summary)
     assert verdict.status == status
     assert f"B's whole velocity at the first step makes B's {int(say)} [" in verdict.text
@@ -882,7 +919,8 @@ def test_a_budget_is_judged_by_the_most_steps_against_one(solved, leaning, statu
         rows.append((task, 7, True, 3.0, steps, puzzle, good, good, likelier))
     columns = ["task", "size", "own", "shift", "steps", "puzzle", "solved", "answer", "leans"]
     experiment = get_experiment("budget")
-    verdict = experiment.verdict(experiment.summarise({"all": pd.DataFrame(rows, columns=columns)}, {}))
+    table = two_lengths(pd.DataFrame(rows, columns=columns))
+    verdict = experiment.verdict(experiment.summarise({"all": table}, {}))
     assert verdict.status == status
     assert f"gain on maze, leaning: {status if leaning < 1 else 'not shown'} ({1 - leaning:g} [" in verdict.text
     assert "gain on rotation-open 1 [" in verdict.text
@@ -924,10 +962,15 @@ def layer_features(informative: bool, puzzles: int = 80) -> dict:
     return features
 
 
+def layer_table(puzzles: int = 80) -> pd.DataFrame:
+    rows = [("maze", puzzle, step) for puzzle in range(puzzles) for step in (0, 5)]
+    return two_lengths(pd.DataFrame(rows, columns=["task", "puzzle", "step"]))
+
+
 @pytest.mark.parametrize("name", ["position", "given image", "latents"])
 def test_what_can_be_read_without_the_network_was_not_learned(name):
     experiment = get_experiment("layers")
-    table = pd.DataFrame({"step": [0, 5] * 40})
+    table = layer_table()
     features = {"trained": layer_features(True), "untrained": layer_features(False)}
     features["trained"][name][..., 0] += 3 * layers.LABELS
     verdict = experiment.verdict(experiment.summarise({"trained": table, "untrained": table}, features))
@@ -937,7 +980,7 @@ def test_what_can_be_read_without_the_network_was_not_learned(name):
 @pytest.mark.parametrize(("informative", "status"), [(True, "shown"), (False, "not shown")])
 def test_layers_are_judged_by_what_the_network_has_learned(informative, status):
     experiment = get_experiment("layers")
-    table = pd.DataFrame({"step": [0, 5] * 40})
+    table = layer_table()
     features = {"trained": layer_features(informative), "untrained": layer_features(False)}
     summary = experiment.summarise({"trained": table, "untrained": table}, features)
     assert experiment.verdict(summary).status == status
@@ -1019,8 +1062,10 @@ def test_a_place_is_run_once_where_the_edge_is_as_large_as_what_is_solid(twins, 
             of.__name__ = where.__name__
             monkeypatch.setattr(f"minicos.experiments.causal_twin.{where.__name__}", of)
         labels = [sweep.chunks[0][0].labels for sweep in experiment.sweeps(load(twins), scale)]
-        assert {of["where"] for of in labels} == places
-        assert len(labels) == 4 * len(places) + 4
+        several = [of for of in labels if of["task"] == "maze-braided"]
+        assert {of["where"] for of in labels if of not in several} == places
+        assert len(labels) == 4 * len(places) + 4 + 4
+        assert {of["family"] for of in several} == {"run"}
         assert {of["size"] for of in labels if of["family"] != "run"} == {5}
 
 
@@ -1028,7 +1073,7 @@ def test_the_causal_twin_is_run_both_ways(twins, tmp_path):
     result = run_experiment(get_experiment("causal-twin"), load(twins), tmp_path, Scale("quick", 4, 2, 4, quick=True))
     plain = result.summary[result.summary["family"] == "run"]
     assert set(plain["way"]) == {"network", "network, masked", "twin", "twin, frame by frame"}
-    assert len(plain) == 4
+    assert len(plain) == 2 * 4  # of mazes with one right answer, and with several
     assert result.verdict.status in ("not shown", "unclear")  # neither has learned anything
 
 
@@ -1040,9 +1085,16 @@ def test_the_twin_is_judged_frame_by_frame_at_the_edge(behind, status):
             for puzzle in range(300):
                 lost = puzzle < 300 * behind and way == "twin, frame by frame" and where == "edge"
                 lost |= puzzle >= 200 and way == "twin" and where == "solid"
-                rows.append((where, 7, way, "run", puzzle, not lost, not lost))
-    rows += [("solid", 7, way, "noise at frame", p, p > 9, p > 9) for way in ("network", "twin") for p in range(300)]
-    table = pd.DataFrame(rows, columns=["where", "size", "way", "family", "puzzle", "solved", "right"])
+                rows.append(("maze", where, 7, way, "run", puzzle, not lost, not lost))
+    ways = {"network": 0.5, "network, masked": 0, "twin": 0.5, "twin, frame by frame": 1}
+    several = [("maze-braided", "edge", 7, way, "run", p, p < 300 * r) for way, r in ways.items() for p in range(300)]
+    rows += [(*row, row[-1]) for row in several]
+    rows += [
+        ("maze", "solid", 7, way, "noise at frame", p, p > 9, p > 9) for way in ("network", "twin") for p in range(300)
+    ]
+    table = two_lengths(
+        pd.DataFrame(rows, columns=["task", "where", "size", "way", "family", "puzzle", "solved", "right"])
+    )
     experiment = get_experiment("causal-twin")
     summary = experiment.summarise({"all": table}, {})
     verdict = experiment.verdict(summary)
@@ -1050,6 +1102,9 @@ def test_the_twin_is_judged_frame_by_frame_at_the_edge(behind, status):
     assert "jointly the twin is behind by 0 [" in verdict.text
     assert f"solves more than jointly by {0 - behind:.3g} [" in verdict.text
     assert "right after noise at frame, of those that both solve: network 0.95 [" in verdict.text
+    assert "on maze-braided the twin, frame by frame, is behind by -0.5 [" in verdict.text
     noised = summary[summary["family"] == "noise at frame"]
-    assert set(noised["n"]) == {200}
-    assert len(experiment.plot(summary, "test").axes) == 3
+    assert set(of_all(noised)["n"]) == {200}
+    assert len(experiment.plot(summary, "test").axes) == 4
+    by_length = summary[(summary["task"] == "maze") & (summary["way"] == "twin, frame by frame")]
+    assert set(by_length["length"]) == {ALL, "4-7", "8-11"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from minicos.cards import EVALUATION_FILE, Row, rows_of
 from minicos.errors import CannotRun, MinicosError
-from minicos.evaluation import held_out
+from minicos.evaluation import held_out, length_bin
 from minicos.measures import mean_interval, wilson_interval
 from minicos.model import Reasoner
 from minicos.sweeps import Sweep, Trial
@@ -33,6 +33,9 @@ NARROW = 0.03  # half-width of an interval from which on an effect that is not t
 # Told and not judged: in training, miniatures are shown blends of its two answers (`training.Batches`), so that what
 # they do with one is no finding.
 TOLD = ("rotation-open",)
+ROUTES = ("maze", "maze-braided")  # told by the length of the route, too
+ALL = "all"  # for a length: of whatever length
+FEW = 10  # a length of fewer puzzles has no interval worth the name
 MOST = 100_000  # puzzles that anybody would run: a mean at its criterion asks for any number of them
 
 
@@ -216,6 +219,27 @@ def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.Data
             row |= dict(zip((f"{column}_low", f"{column}_high"), interval(values), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def labels_of(puzzle: Puzzle, index: int) -> dict[str, object]:
+    """What every row of a sweep's table says of its puzzle; index: its number among those of the sweep."""
+    return {"task": puzzle.task, "size": puzzle.size, "length": length_bin(puzzle), "puzzle": index}
+
+
+def with_lengths(table: pd.DataFrame, case: str = "puzzle") -> pd.DataFrame:
+    """The table with "all" for a length, and below it the mazes' rows once more, with the length of their route.
+
+    Left out below are lengths that fewer than FEW cases of a task have; case: the column that tells cases apart.
+    Verdicts and most figures are of all lengths.
+    """
+    mazes = table[table["task"].isin(ROUTES)]
+    enough = mazes.groupby(["task", "length"])[case].transform("nunique") >= FEW
+    return pd.concat([table.assign(length=ALL), mazes[enough]], ignore_index=True)
+
+
+def of_all(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are not of one length only."""
+    return summary[summary["length"] == ALL]
 
 
 def edge(reasoner: Reasoner, task: str) -> int:

@@ -16,9 +16,12 @@ from minicos.experiments.base import (
     chunked,
     joined,
     judged,
+    labels_of,
     means,
+    of_all,
     puzzles_for,
     tasks_of,
+    with_lengths,
 )
 from minicos.measures import leans
 from minicos.model import Reasoner
@@ -61,8 +64,8 @@ class Budget(Experiment):
             budgets += [(s, shift) for shift in OTHER_SHIFTS[scale.quick] if shift != own for s in SHIFTED_STEPS]
             puzzles = puzzles_for(reasoner, task, scale)
             for steps, shift in budgets:
-                labels = {"task": task, "size": puzzles[0].size, "steps": steps, "shift": shift, "own": shift == own}
-                trials = [Trial(Run(puzzle), {**labels, "puzzle": i}) for i, puzzle in enumerate(puzzles)]
+                labels = {"steps": steps, "shift": shift, "own": shift == own}
+                trials = [Trial(Run(puzzle), labels_of(puzzle, i) | labels) for i, puzzle in enumerate(puzzles)]
                 name = f"{task}-{steps}-{shift:g}"
                 found.append(Sweep(name, network, chunked(network, trials), network.schedule(steps, shift), scored))
         return found
@@ -73,10 +76,11 @@ class Budget(Experiment):
         keys = pd.MultiIndex.from_frame(table[["task", "puzzle"]])
         for column, gain in GAINS.items():
             table[gain] = table[column].astype(float) - single[column].loc[keys].to_numpy().astype(float)
-        return means(table, ["task", "size", "own", "shift", "steps"], [*GAINS, *GAINS.values()])
+        by = ["task", "size", "length", "own", "shift", "steps"]
+        return means(with_lengths(table), by, [*GAINS, *GAINS.values()])
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        own = summary[summary["own"]]
+        own = of_all(summary[summary["own"]])
         most = own[own["steps"] == own["steps"].max()]
         parts, beside = [], []
         for _, row in most.iterrows():
@@ -96,7 +100,7 @@ class Budget(Experiment):
         figure = Figure(figsize=(8, 3.6), layout="constrained", dpi=150)
         tasks = list(summary["task"].unique())
         for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-            of_task = summary[summary["task"] == task]
+            of_task = of_all(summary[summary["task"] == task])
             styles = zip(sorted(of_task["shift"].unique()), ("#0072B2", "#E69F00", "#009E73"), "sov", strict=False)
             for shift, colour, mark in styles:
                 rows = of_task[of_task["shift"] == shift].sort_values("steps")

@@ -11,6 +11,7 @@ each of them?
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,13 @@ from minicos.experiments.base import (
     edge,
     joined,
     judged,
+    labels_of,
     means,
+    of_all,
     puzzles_for,
     solid,
     tasks_of,
+    with_lengths,
 )
 from minicos.experiments.perturbation import judged_frames
 from minicos.interventions import noise_at_frame, noise_at_step
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TASK = "maze"
+TASK, SEVERAL = "maze", "maze-braided"  # of the second, with several right answers, it is told and not judged
 JOINT, MASKED, TWIN, ROLLOUT = "network", "network, masked", "twin", "twin, frame by frame"
 STYLES = {JOINT: ("#0072B2", "o"), MASKED: ("#56606B", "x"), TWIN: ("#E69F00", "s"), ROLLOUT: ("#D55E00", "^")}
 AHEAD = 0.10
@@ -57,8 +61,8 @@ class CausalTwin(Experiment):
     paper = "Not in the paper. HDR (arXiv:2607.15278): bidirectional 60.0 %, causal and autoregressive 34.2 %."
     picture = (
         "Solved rates of the network, of the network under a causal mask, and of its causal twin denoised "
-        "jointly and frame by frame, at the edge and where it is solid; and right answers under noise of the "
-        "puzzles that both solve."
+        "jointly and frame by frame, at the edge, where it is solid, and on mazes with several right answers; and "
+        "right answers under noise of the puzzles that both solve."
     )
     criterion = (
         "At the edge and with as many steps (for each frame), the network solves over "
@@ -72,44 +76,49 @@ class CausalTwin(Experiment):
         places = {where.__name__: puzzles_for(network, task, scale, where=where) for where in (edge, solid)}
         if places["solid"][0].size == places["edge"][0].size:  # in a quick run, and of a model that was not evaluated
             del places["solid"]
-        ways = [(JOINT, network), (MASKED, frame_causal(network))]
-        ways += [(TWIN, twin), (ROLLOUT, twin)] if twin else []
+        found = []
+        for where, puzzles in places.items():
+            found += runs_of(network, twin, partial(trials_of, puzzles=puzzles, where=where))
         done = {
             "noise at frame": noise_at_frame(network.latent_frames // 2),
             "noise at step": noise_at_step(len(network.schedule()) // 2),
         }
-        found = []
-        for where, puzzles in places.items():
-            runs = partial(trials_of, puzzles=puzzles, where=where)
-            found += [sweep_of(model, way, runs(way=way)) for way, model in ways]
         for way, model in ((JOINT, network), (TWIN, twin)) if twin else ():  # where it is solid: the last place
             for family, noise in done.items():
-                found.append(sweep_of(model, way, runs(way=way, family=family, interventions=(noise,))))
+                found.append(sweep_of(model, way, trials_of(puzzles, where, way, family, (noise,))))
+        if SEVERAL in tasks_of(reasoner, (TASK, SEVERAL)):
+            other = reasoner.for_task(SEVERAL)
+            runs = partial(trials_of, puzzles=puzzles_for(reasoner, SEVERAL, scale), where="edge")
+            found += runs_of(other, other.causal_twin(), runs)
         return found
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         plain = table[table["family"] == "run"]
         clean = {way: plain[plain["way"] == way] for way in (JOINT, TWIN)}
-        solved = {way: rows.set_index(["where", "puzzle"])["solved"] for way, rows in clean.items()}
-        keys = pd.MultiIndex.from_frame(table[["where", "puzzle"]])
+        case = ["task", "where", "puzzle"]
+        solved = {way: rows.set_index(case)["solved"] for way, rows in clean.items()}
+        keys = pd.MultiIndex.from_frame(table[case])
         table["behind"] = solved[JOINT].loc[keys].to_numpy().astype(float) - table["solved"].astype(float)
-        by = ["where", "size", "way", "family"]
-        parts = [means(table[table["family"] == "run"], by, ["solved", "right", "behind"])]
+        by = ["task", "where", "size", "length", "way", "family"]
+        parts = [means(with_lengths(table[table["family"] == "run"]), by, ["solved", "right", "behind"])]
         rolled = plain[plain["way"] == ROLLOUT].copy()
         if len(rolled):
-            jointly = solved[TWIN].loc[pd.MultiIndex.from_frame(rolled[["where", "puzzle"]])].to_numpy().astype(float)
+            jointly = solved[TWIN].loc[pd.MultiIndex.from_frame(rolled[case])].to_numpy().astype(float)
             rolled["beyond_joint"] = rolled["solved"].astype(float) - jointly
-            parts[0] = parts[0].merge(means(rolled, by, ["beyond_joint"]).drop(columns="n"), how="left", on=by)
+            beyond = means(with_lengths(rolled), by, ["beyond_joint"]).drop(columns="n")
+            parts[0] = parts[0].merge(beyond, how="left", on=by)
         noised = table[table["family"] != "run"]
         if len(noised):
             both = solved[JOINT] & solved[TWIN].reindex(solved[JOINT].index, fill_value=False)
-            noised = noised[both.loc[pd.MultiIndex.from_frame(noised[["where", "puzzle"]])].to_numpy()]
-            parts += [means(noised, by, ["solved", "right"])] if len(noised) else []
+            noised = noised[both.loc[pd.MultiIndex.from_frame(noised[case])].to_numpy()]
+            parts += [means(with_lengths(noised), by, ["solved", "right"])] if len(noised) else []
         return pd.concat(parts, ignore_index=True)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        at_edge = summary[(summary["where"] == "edge") & (summary["family"] == "run")].set_index("way")
+        summary = of_all(summary)
+        runs = summary[(summary["where"] == "edge") & (summary["family"] == "run")]
+        at_edge, several = (runs[runs["task"] == task].set_index("way") for task in (TASK, SEVERAL))
         if ROLLOUT not in at_edge.index:
             return Verdict("unclear", "Nothing to judge by: no causal twin of this network was trained.")
         row, jointly = at_edge.loc[ROLLOUT], at_edge.loc[TWIN]
@@ -121,19 +130,23 @@ class CausalTwin(Experiment):
         for _, noised in summary[summary["family"] != "run"].iterrows():
             what = f"right after {noised['family']}, of those that both solve: {noised['way']}"
             beside.append((what, noised, "right"))
+        for words, way in (("frame by frame", ROLLOUT), ("denoised jointly", TWIN)):
+            what = f"on {SEVERAL} the twin, {words}, is behind by"
+            beside += [(what, row, "behind") for _, row in several[several.index == way].iterrows()]
         return joined([part], beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
-        places = [where for where in ("edge", "solid") if where in set(summary["where"])]
+        summary = of_all(summary)
+        places = list(summary.groupby(["task", "where"]).groups)
         figure = Figure(figsize=(4 * len(places) + 4, 3), layout="constrained", dpi=150)
         axes = figure.subplots(1, len(places) + 1)
-        for axis, where in zip(axes, places, strict=False):
-            here = summary[(summary["where"] == where) & (summary["family"] == "run")]
+        for axis, (task, where) in zip(axes, places, strict=False):
+            here = summary[(summary["task"] == task) & (summary["where"] == where) & (summary["family"] == "run")]
             _bars(axis, here, "solved", list(here["way"]))
             axis.set(xlabel="solved, %")
-            axis.set_title(f"{where}: maze {here['size'].iloc[0]}, n = {here['n'].iloc[0]}", fontsize=9)
+            axis.set_title(f"{where}: {task} {here['size'].iloc[0]}, n = {here['n'].iloc[0]}", fontsize=9)
         noised = summary[summary["family"] != "run"]
         _bars(axes[-1], noised, "right", [f"{row['way']}, {row['family']}" for _, row in noised.iterrows()])
         axes[-1].set(xlabel="still right, %")
@@ -142,9 +155,16 @@ class CausalTwin(Experiment):
         return figure
 
 
+def runs_of(network: Reasoner, twin: Reasoner | None, runs: Callable[..., list[Trial]]) -> list[Sweep]:
+    """Each way of running the same puzzles undisturbed; runs: of a way."""
+    ways = [(JOINT, network), (MASKED, frame_causal(network))]
+    ways += [(TWIN, twin), (ROLLOUT, twin)] if twin else []
+    return [sweep_of(model, way, runs(way=way)) for way, model in ways]
+
+
 def sweep_of(model: Reasoner, way: str, trials: list[Trial]) -> Sweep:
     labels = trials[0].labels
-    name = "-".join(str(labels[key]) for key in ("where", "way", "family")).replace(", ", "-").replace(" ", "-")
+    name = "-".join(str(labels[key]) for key in ("task", "where", "way", "family")).replace(", ", "-").replace(" ", "-")
     measure = partial(judged_frames, per_latent=model.frames_per_latent)
     return Sweep(name, model, chunked(model, trials), model.schedule(), measure, frame_by_frame=way == ROLLOUT)
 
@@ -156,8 +176,8 @@ def trials_of(
     family: str = "run",
     interventions: tuple[Intervention, ...] = (),
 ) -> list[Trial]:
-    labels = {"where": where, "size": puzzles[0].size, "way": way, "family": family}
-    return [Trial(Run(p, 0, interventions), {**labels, "puzzle": i}) for i, p in enumerate(puzzles)]
+    labels = {"where": where, "way": way, "family": family}
+    return [Trial(Run(p, 0, interventions), labels_of(p, i) | labels) for i, p in enumerate(puzzles)]
 
 
 def _bars(axis: Axes, rows: pd.DataFrame, column: str, names: list[str]) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from minicos.evaluation import length_bin
 from minicos.experiments.base import (
+    ALL,
     TOLD,
     Experiment,
     Scale,
@@ -26,10 +26,13 @@ from minicos.experiments.base import (
     chunked,
     joined,
     judged,
+    labels_of,
     means,
+    of_all,
     of_undisturbed,
     puzzles_for,
     tasks_of,
+    with_lengths,
 )
 from minicos.measures import (
     angle_posterior,
@@ -55,9 +58,7 @@ if TYPE_CHECKING:
 TASKS = ("maze", "rotation", "maze-braided", "rotation-open")
 SEVERAL = ("maze-braided", "rotation-open")  # more than one right answer
 STYLES = dict(zip(TASKS, (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "v"), ("#CC79A7", "^")), strict=True))
-ROUTES = ("maze", "maze-braided")  # shown by length too
 CELL = 4  # board units along the side of a cell, in mazes and in shapes
-FEW = 10  # a bin of fewer puzzles has no interval worth the name
 GAP = 0.10
 EXTRA = 0.25
 ORIENTATION = 0.25  # weight from which on an orientation counts as a candidate
@@ -85,8 +86,7 @@ class ChainOfSteps(Experiment):
 
     def _sweep(self, reasoner: Reasoner, task: str, scale: Scale) -> Sweep:
         trials = [
-            Trial(Run(puzzle), {"task": task, "size": puzzle.size, "length": length_bin(puzzle), "puzzle": i})
-            for i, puzzle in enumerate(puzzles_for(reasoner, task, scale))
+            Trial(Run(puzzle), labels_of(puzzle, i)) for i, puzzle in enumerate(puzzles_for(reasoner, task, scale))
         ]
         network = reasoner.for_task(task)
         # With guidance x0_hat is extrapolated: what is blended is read from the cond branch.
@@ -115,13 +115,10 @@ class ChainOfSteps(Experiment):
         columns = ["solved", "answer", "leans", "entropy", "gap", "answer_gap", "leaning_gap", "given_up"]
         columns += [f"{kind}{what}" for what in ("whole", "candidates") for kind in ("", "null_", "extra_", "blend_")]
         by = ["task", "size", "length", "step", "sigma"]
-        of_routes = table[table["task"].isin(ROUTES) & (table["step"] == 0)]
-        of_routes = of_routes.groupby(["task", "length"]).filter(lambda rows: len(rows) >= FEW)
-        parts = [table.assign(length="all"), of_routes]
-        return pd.concat([means(part, by, columns) for part in parts if len(part)], ignore_index=True)
+        return means(with_lengths(table), by, columns)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        first = summary[(summary["step"] == 0) & (summary["length"] == "all")].set_index("task")
+        first = of_all(summary[summary["step"] == 0]).set_index("task")
         parts, beside = [], []
         if "maze" in first.index:
             parts.append(("gap on maze", *judged(first.loc["maze"], "gap", GAP)))
@@ -145,12 +142,13 @@ class ChainOfSteps(Experiment):
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
-        by_length = summary[summary["length"] != "all"]  # none in a small run: too few puzzles of any length
+        # Nothing in a small run: too few puzzles of any length.
+        by_length = summary[(summary["length"] != ALL) & (summary["step"] == 0)]
         panels = 3 if by_length.empty else 4
         figure = Figure(figsize=(3 * panels, 3.8), layout="constrained", dpi=150)
         axes = figure.subplots(1, panels)
         for task, (colour, mark) in STYLES.items():
-            rows = summary[(summary["task"] == task) & (summary["length"] == "all")]
+            rows = of_all(summary[summary["task"] == task])
             if rows.empty:
                 continue
             style = "--" if task in SEVERAL else "-"

@@ -22,9 +22,12 @@ from minicos.experiments.base import (
     grouped,
     joined,
     judge,
+    labels_of,
+    of_all,
     puzzles_for,
     spread,
     tasks_of,
+    with_lengths,
 )
 from minicos.flow import turned_back
 from minicos.interventions import NoiseUp, Renoise
@@ -79,22 +82,21 @@ class Commitment(Experiment):
         table = pd.concat(tables.values(), ignore_index=True)
         table["answer"] = table["answer"].astype(str)  # a table of angles alone was read as numbers
         rows: list[dict[str, object]] = []
-        for (task, size), of_task in table.groupby(["task", "size"]):
+        for (task, size, length), of_task in with_lengths(table).groupby(["task", "size", "length"]):
             base = of_task[of_task["family"] == "run"].set_index("puzzle")
             of_task = of_task[of_task["family"] != "run"].copy()
             of_task["stays"] = of_task["answer"].to_numpy() == base.loc[of_task["puzzle"], "answer"].to_numpy()
             readable = base["answer"] != ""
             groups = {"all runs": base.index[readable], "wrong runs": base.index[readable & ~base["right"]]}
             for group, puzzles in groups.items():
-                rows += [
-                    {"task": task, "size": size, "group": group, **row} for row in committed(of_task, list(puzzles))
-                ]
-        columns = ["task", "size", "group", "family", "step", "n", "stay", "chance", "commitment", "low", "high"]
-        return pd.DataFrame(rows, columns=columns)
+                named = {"task": task, "size": size, "length": length, "group": group}
+                rows += [{**named, **row} for row in committed(of_task, list(puzzles))]
+        columns = ["task", "size", "length", "group", "family", "step", "n"]
+        return pd.DataFrame(rows, columns=[*columns, "stay", "chance", "commitment", "low", "high"])
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts, beside = [], []
-        mine = summary[(summary["group"] == "all runs") & (summary["family"] == "x0_hat noised again")]
+        mine = of_all(summary[(summary["group"] == "all runs") & (summary["family"] == "x0_hat noised again")])
         for task in SEVERAL:
             rows = mine[mine["task"] == task].sort_values("step")
             if rows.empty:
@@ -122,7 +124,7 @@ class Commitment(Experiment):
         panels = max(1, len(tasks))  # none where no run has a readable answer
         figure = Figure(figsize=(3.6 * panels, 3.6), layout="constrained", dpi=150)
         for axis, task in zip(figure.subplots(1, panels, squeeze=False)[0], tasks, strict=False):
-            of_task = summary[summary["task"] == task]
+            of_task = of_all(summary[summary["task"] == task])
             drawn = of_task[(of_task["group"] == "all runs") | (of_task["n"] >= FEW)]
             for (group, family), rows in drawn.groupby(["group", "family"]):
                 colour = "#0072B2" if group == "all runs" else "#D55E00"
@@ -165,8 +167,7 @@ def second_form(puzzle: Puzzle, index: int, step: int) -> list[Trial]:
 
 
 def _trial(puzzle: Puzzle, index: int, family: str, step: int, draw: int, run: Run) -> Trial:
-    labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index, "family": family, "step": step, "draw": draw}
-    return Trial(run, labels)
+    return Trial(run, labels_of(puzzle, index) | {"family": family, "step": step, "draw": draw})
 
 
 def answered(trajectory: Trajectory) -> list[list[dict[str, object]]]:

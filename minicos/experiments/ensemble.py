@@ -25,10 +25,13 @@ from minicos.experiments.base import (
     grouped,
     joined,
     judged,
+    labels_of,
     means,
+    of_all,
     puzzles_for,
     spread,
     tasks_of,
+    with_lengths,
 )
 from minicos.interventions import Average
 from minicos.model import Reasoner
@@ -38,9 +41,10 @@ from minicos.sweeps import Sweep, Trial
 from minicos.tasks import Puzzle, task_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TASK = "maze"
+TASK, SEVERAL = "maze", "maze-braided"  # of the second, with several right answers, it is told and not judged
 SEEDS = (0, 1, 2)
 WINDOW = (0.5, 0.75)  # of the blocks: the paper's layers 20 to 29 of 40
 WINDOWS = 7  # at most
@@ -56,8 +60,8 @@ class Ensemble(Experiment):
     finding = "Averaging hidden states of the middle blocks over 3 seeds at step 0 solves more puzzles."
     paper = "0.685 to 0.716 by averaging layers 20 to 29 of 40 over 3 seeds at step 0 (no ablation, no interval)."
     picture = (
-        "Right answers beyond those of single seeds, a row for each thing that was averaged, voted on "
-        "or chosen, with its cost in passes."
+        "Right answers beyond those of single seeds, a panel for each task, a row for each thing that was averaged, "
+        "voted on or chosen, with its cost in passes."
     )
     criterion = (
         f"The average over the paper's share of the blocks gains over {100 * GAIN:g} points over the same single seed, "
@@ -75,49 +79,71 @@ class Ensemble(Experiment):
         main = grouped(network, puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
         longer = grouped(network, few, partial(trials_of, conditions={"3x steps": ()}, steps=thrice))
         others = grouped(network, few, partial(trials_of, conditions=not_judged(blocks), steps=len(schedule)))
-        return [
+        found = [
             Sweep("main", network, main, schedule, measure, watched=means_of),
             Sweep("3x-steps", network, longer, network.schedule(thrice), measure, watched=means_of),
             Sweep("not-judged", network, others, schedule, measure, watched=means_of),
         ]
+        if SEVERAL in tasks_of(reasoner, (TASK, SEVERAL)):
+            found.append(self._of_several(reasoner.for_task(SEVERAL), puzzles_for(reasoner, SEVERAL, scale)))
+        return found
+
+    def _of_several(self, network: Reasoner, puzzles: list[Puzzle]) -> Sweep:
+        """What is judged on TASK, on puzzles between whose answers an average could choose, or blend them."""
+        schedule, blocks = network.schedule(), len(network.transformer.blocks)
+        chunks = grouped(network, puzzles, partial(trials_of, conditions=conditions(blocks), steps=len(schedule)))
+        return Sweep(SEVERAL, network, chunks, schedule, partial(judged_together, reasoner=network), watched=means_of)
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         table = pd.concat(tables.values(), ignore_index=True)
         single = table[table["condition"] == "single seeds"]
-        mean, own = single.groupby("puzzle")["right"].mean(), single[single["seed"] == SEEDS[0]].set_index("puzzle")
-        groups = ["task", "size", "condition", "evaluations", "puzzle"]
-        of_puzzle = table.groupby(groups)[["right", "solved"]].mean().reset_index()
-        of_mean, of_own = (right.loc[of_puzzle["puzzle"]].to_numpy() for right in (mean, own["right"].astype(float)))
+        case = ["task", "puzzle"]
+        mean, own = single.groupby(case)["right"].mean(), single[single["seed"] == SEEDS[0]].set_index(case)["right"]
+        groups = ["task", "size", "length", "condition", "evaluations"]
+        of_puzzle = table.groupby([*groups, "puzzle"])[["right", "solved"]].mean().reset_index()
+        cases = pd.MultiIndex.from_frame(of_puzzle[case])
+        of_mean, of_own = (right.astype(float).loc[cases].to_numpy() for right in (mean, own))
         of_puzzle["gain"] = of_puzzle["right"] - np.where(of_puzzle["condition"].isin(TOGETHER), of_mean, of_own)
-        hidden = of_puzzle[of_puzzle["condition"] == "hidden states"].set_index("puzzle")["gain"]
+        hidden = of_puzzle[of_puzzle["condition"] == "hidden states"].set_index(case)["gain"]
         # Gains are compared, not rates: only of some rows is the luck of seed 0 in both.
-        of_puzzle["behind_hidden"] = hidden.loc[of_puzzle["puzzle"]].to_numpy() - of_puzzle["gain"]
-        return means(of_puzzle, groups[:-1], ["right", "solved", "gain", "behind_hidden"])
+        of_puzzle["behind_hidden"] = hidden.loc[cases].to_numpy() - of_puzzle["gain"]
+        return means(with_lengths(of_puzzle), groups, ["right", "solved", "gain", "behind_hidden"])
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
-        rows = summary.set_index("condition")
+        of_task = {task: rows.set_index("condition") for task, rows in of_all(summary).groupby("task")}
+        rows = of_task[TASK]
         best = rows.loc[list(OF_ITS_KIND)]["gain"].idxmax()
         parts = [("gain over the same single seed", *judged(rows.loc["hidden states"], "gain", GAIN))]
         parts.append((f"gain beyond that of the average of {best}", *judged(rows.loc[best], "behind_hidden", 0.0)))
-        return joined(parts)
+        beside = []
+        if SEVERAL in of_task:
+            several = of_task[SEVERAL]
+            beside.append((f"gain on {SEVERAL}", several.loc["hidden states"], "gain"))
+            beside.append((f"gain there of the average of {best}", several.loc[best], "gain"))
+        return joined(parts, beside)
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib.figure import Figure
 
-        rows = summary.sort_values("gain").reset_index(drop=True)
-        figure = Figure(figsize=(8, 0.28 * len(rows) + 1.6), layout="constrained", dpi=150)
-        axis = figure.subplots()
-        for place, row in rows.iterrows():
-            ours = row["condition"].startswith(("hidden", "blocks"))
-            errors = [[100 * (row["gain"] - row["gain_low"])], [100 * (row["gain_high"] - row["gain"])]]
-            colour, mark = ("#D55E00", "s") if ours else ("#0072B2", "o")
-            axis.errorbar(100 * row["gain"], place, xerr=errors, fmt=mark, color=colour, capsize=2)
-        labels = [f"{row['condition']} ({row['evaluations']:g} passes, n = {row['n']})" for _, row in rows.iterrows()]
-        axis.set_yticks(range(len(rows)), labels=labels, fontsize=7)
-        axis.axvline(0, color="#56606B", linestyle=":", linewidth=1)
-        axis.set(xlabel="right answers beyond those of single seeds, points")
+        panels = [rows.sort_values("gain").reset_index(drop=True) for _, rows in of_all(summary).groupby("task")]
+        figure = Figure(figsize=(7.5 * len(panels), 0.28 * len(panels[0]) + 1.6), layout="constrained", dpi=150)
+        for axis, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _gains(axis, rows)
         figure.suptitle(f"{title}; squares: hidden states; bars: 95 %", fontsize=9)
         return figure
+
+
+def _gains(axis: Axes, rows: pd.DataFrame) -> None:
+    for place, row in rows.iterrows():
+        ours = row["condition"].startswith(("hidden", "blocks"))
+        errors = [[100 * (row["gain"] - row["gain_low"])], [100 * (row["gain_high"] - row["gain"])]]
+        colour, mark = ("#D55E00", "s") if ours else ("#0072B2", "o")
+        axis.errorbar(100 * row["gain"], place, xerr=errors, fmt=mark, color=colour, capsize=2)
+    labels = [f"{row['condition']} ({row['evaluations']:g} passes, n = {row['n']})" for _, row in rows.iterrows()]
+    axis.set_yticks(range(len(rows)), labels=labels, fontsize=7)
+    axis.axvline(0, color="#56606B", linestyle=":", linewidth=1)
+    axis.set(xlabel="right answers beyond those of single seeds, points")
+    axis.set_title(f"{rows['task'].iloc[0]} {rows['size'].iloc[0]}", fontsize=9)
 
 
 def paper_average(blocks: int) -> Average:
@@ -167,7 +193,7 @@ def trials_of(puzzle: Puzzle, index: int, conditions: dict[str, tuple[Interventi
         # The peers of step 0 are passes of one step each; initial noise is averaged before there is any pass.
         peers = interventions and not name.startswith("initial noise")
         passes = steps + (len(SEEDS) - 1 if peers else 0)
-        labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index, "condition": name, "evaluations": passes}
+        labels = labels_of(puzzle, index) | {"condition": name, "evaluations": passes}
         seeds = SEEDS if name == "single seeds" else SEEDS[:1]
         found += [Trial(Run(puzzle, seed, interventions), {**labels, "seed": seed}) for seed in seeds]
     return found

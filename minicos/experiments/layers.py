@@ -19,15 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minicos.experiments.base import (
+    ALL,
     Experiment,
     Scale,
     Verdict,
     chunked,
     joined,
     judged,
+    labels_of,
+    of_all,
     puzzles_for,
     spread,
     tasks_of,
+    with_lengths,
 )
 from minicos.interventions import to_tokens
 from minicos.measures import mean_interval, probe, token_energy
@@ -80,7 +84,7 @@ class Layers(Experiment):
     def _sweep(self, name: str, network: Reasoner, puzzles: list[Puzzle]) -> Sweep:
         schedule, blocks = network.schedule(), tuple(range(len(network.transformer.blocks)))
         steps = tuple(spread(0, len(schedule) - 1, STEPS))
-        trials = [Trial(Run(p), {"task": TASK, "size": p.size, "puzzle": i}) for i, p in enumerate(puzzles)]
+        trials = [Trial(Run(puzzle), labels_of(puzzle, i)) for i, puzzle in enumerate(puzzles)]
         recorders = Recorder("block", "cond", steps, blocks, hidden), Recorder("latents", "guided", steps, (), noisy)
         reduced = partial(probed, reasoner=network, blocks=blocks)
         return Sweep(
@@ -89,34 +93,39 @@ class Layers(Experiment):
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         steps = sorted(set(tables[LEARNED]["step"]))
+        puzzles = with_lengths(tables[LEARNED][tables[LEARNED]["step"] == steps[0]])
+        lengths = {length: numbers.to_numpy() for length, numbers in puzzles.groupby("length")["puzzle"]}
         known = {name: hits(features[LEARNED][name]) for name in ("position", "given image")}
         known["shuffled labels"] = hits(features[LEARNED]["hidden"][:, 0, -1], shuffled=True)
-        rows = [row("probe", name, -1, -1, share) for name, share in known.items()]
+        rows = [row("probe", share, name) for name, share in known.items()]
         for number, step in enumerate(steps):
             latents = hits(features[LEARNED]["latents"][:, number])
-            rows.append(row("probe", "latents", step, -1, latents))
+            rows.append(row("probe", latents, "latents", step))
             # Later the untrained network has latents of its own making, and is no baseline any more.
             names = (LEARNED, RANDOM) if number == 0 else (LEARNED,)
             of_step = {name: of_blocks(features[name], number) for name in names}
             for name, blocks in of_step.items():
                 for block, (read, energy) in enumerate(blocks):
-                    rows += [row("probe", name, step, block, read), row("energy", name, step, block, energy)]
+                    rows += [row("probe", read, name, step, block), row("energy", energy, name, step, block)]
             here = ceil(JUDGED * len(of_step[LEARNED])) - 1
             read, energy = of_step[LEARNED][here]
             baselines = [known["position"], known["given image"], latents]
             baselines += [blocks[here][0] for name, blocks in of_step.items() if name == RANDOM]
-            rows.append(row(BEYOND, LEARNED, step, here, read - max(baselines, key=np.mean)))
-            rows.append(row(DEEPER, LEARNED, step, here, read - of_step[LEARNED][0][0]))
-            rows.append(row(GROWTH, LEARNED, step, here, energy - of_step[LEARNED][0][1]))
+            first_read, first_energy = of_step[LEARNED][0]
+            for length, those in lengths.items():
+                place = LEARNED, step, here, length
+                rows.append(row(BEYOND, (read - max(baselines, key=np.mean))[those], *place))
+                rows.append(row(DEEPER, (read - first_read)[those], *place))
+                rows.append(row(GROWTH, (energy - first_energy)[those], *place))
         return pd.DataFrame(rows)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts = []
+        first = of_all(summary[summary["step"] == 0])
         for what, criterion in ((BEYOND, READ), (GROWTH, ENERGY)):
-            for _, found in summary[(summary["what"] == what) & (summary["step"] == 0)].iterrows():
+            for _, found in first[first["what"] == what].iterrows():
                 parts.append((what, *judged(found, "value", criterion)))
-        deeper = summary[(summary["what"] == DEEPER) & (summary["step"] == 0)]
-        return joined(parts, [(DEEPER, found, "value") for _, found in deeper.iterrows()])
+        return joined(parts, [(DEEPER, found, "value") for _, found in first[first["what"] == DEEPER].iterrows()])
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
         from matplotlib import colormaps
@@ -233,7 +242,10 @@ def of_blocks(features: dict[str, NDArray], step: int) -> list[tuple[NDArray, ND
     return found
 
 
-def row(what: str, source: str, step: int, block: int, values: NDArray) -> dict[str, object]:
+def row(
+    what: str, values: NDArray, source: str, step: int = -1, block: int = -1, length: str = ALL
+) -> dict[str, object]:
+    """The mean of some puzzles; step, block: -1 where it is of none."""
     low, high = mean_interval(values)
-    named = {"what": what, "source": source, "step": step, "block": block, "n": len(values)}
+    named = {"what": what, "source": source, "length": length, "step": step, "block": block, "n": len(values)}
     return {**named, "value": float(np.mean(values)), "value_low": low, "value_high": high}

@@ -22,10 +22,13 @@ from minicos.experiments.base import (
     chunked,
     joined,
     judged,
+    labels_of,
     means,
+    of_all,
     of_undisturbed,
     puzzles_for,
     tasks_of,
+    with_lengths,
 )
 from minicos.experiments.chain_of_steps import answers_of, scattered
 from minicos.measures import cell_probabilities, order_known
@@ -63,9 +66,7 @@ class PerceptionFirst(Experiment):
         for task in tasks_of(reasoner, TASKS):
             network = reasoner.for_task(task)
             puzzles = puzzles_for(reasoner, task, scale)
-            trials = [
-                Trial(Run(puzzle), {"task": task, "size": puzzle.size, "puzzle": i}) for i, puzzle in enumerate(puzzles)
-            ]
+            trials = [Trial(Run(puzzle), labels_of(puzzle, i)) for i, puzzle in enumerate(puzzles)]
             recorders, schedule = (Recorder("x0_hat", "cond"),), network.schedule()
             measure, watched = partial(known, reasoner=network), partial(of_undisturbed, videos=len(schedule))
             chunks = chunked(network, trials)
@@ -76,12 +77,14 @@ class PerceptionFirst(Experiment):
         table = pd.concat(tables.values(), ignore_index=True).dropna()  # routes of two moves have no order in time
         table["ahead"] = (table["where"] - table["when"]) - (table["null_where"] - table["null_when"])
         columns = [*WHAT, *(f"null_{what}" for what in WHAT), "ahead"]
-        return means(table, ["task", "size", "step", "sigma"], columns) if len(table) else pd.DataFrame({"n": []})
+        if table.empty:
+            return pd.DataFrame({"n": []})
+        return means(with_lengths(table), ["task", "size", "length", "step", "sigma"], columns)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         if summary.empty:
             return joined([])
-        first = summary[summary["step"] == 0]
+        first = of_all(summary[summary["step"] == 0])
         return joined([(f"{row['task']}, step 0", *judged(row, "ahead", AHEAD)) for _, row in first.iterrows()])
 
     def plot(self, summary: pd.DataFrame, title: str) -> Figure:
@@ -90,7 +93,7 @@ class PerceptionFirst(Experiment):
         tasks = list(summary["task"].unique()) if "task" in summary else []
         figure = Figure(figsize=(4.5 * max(1, len(tasks)), 3.6), layout="constrained", dpi=150)
         for axis, task in zip(figure.subplots(1, max(1, len(tasks)), squeeze=False)[0], tasks, strict=False):
-            rows = summary[summary["task"] == task]
+            rows = of_all(summary[summary["task"] == task])
             for what, (colour, mark) in STYLES.items():
                 axis.plot(rows["step"], rows[what], color=colour, marker=mark, markersize=4, label=what)
                 low, high = rows[f"{what}_low"], rows[f"{what}_high"]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minicos.experiments.base import (
+    ALL,
     TOLD,
     Experiment,
     Scale,
@@ -29,10 +30,13 @@ from minicos.experiments.base import (
     grouped,
     joined,
     judged,
+    labels_of,
     means,
+    of_all,
     puzzles_for,
     spread,
     tasks_of,
+    with_lengths,
 )
 from minicos.interventions import Noise, Places, Renoise, noise_at_frame, noise_at_step
 from minicos.measures import cka, jackknife_interval, mean_interval
@@ -119,7 +123,7 @@ class Perturbation(Experiment):
             clean = table[table["family"] == "clean"].set_index("puzzle")["right"].astype(float)
             table["loss"] = clean.loc[table["puzzle"]].to_numpy() - table["right"].astype(float)
             by = ["family", "at", "erased", "first"]
-            summary = means(table, ["task", "size", *by], ["right", "solved", "loss"])
+            summary = means(table.assign(length=ALL), ["task", "size", "length", *by], ["right", "solved", "loss"])
             of = {key: features[name]["x0_hat"][rows] for key, rows in table.groupby(by).indices.items()}
             clean, seed = (next(x for key, x in of.items() if key[0] == family) for family in ("clean", "another seed"))
             for key, values in of.items():
@@ -127,12 +131,13 @@ class Perturbation(Experiment):
                 for column, other in (("dissimilarity", values), ("of_another_seed", seed)):
                     found = dissimilarity(other, clean, key[-1])
                     summary.loc[here, [column, f"{column}_low", f"{column}_high"]] = found
-            parts += [summary, contrasts(table)]
+            parts.append(summary)
+            parts += [contrasts(rows) for _, rows in with_lengths(table).groupby("length")]
         return pd.concat(parts, ignore_index=True)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts, beside = [], controls(summary)
-        for task, rows in summary.groupby("task", sort=False):
+        for task, rows in of_all(summary).groupby("task", sort=False):
             for family, criterion in ((RAW_PAIR, RAW), (NOISED, MATCHED)):
                 of_family = rows[rows["family"] == family]
                 if task in TOLD:
@@ -190,9 +195,9 @@ def trials_of(puzzle: Puzzle, index: int, steps: int, frames: int) -> list[Trial
     """Every condition of one puzzle."""
     found = []
     for family, at, erased, first, interventions in conditions(steps, frames):
-        labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index}
-        labels |= {"family": family, "at": at, "erased": erased, "first": first, "last": frames - 1}
-        found.append(Trial(Run(puzzle, int(family == "another seed"), interventions), labels))
+        labels = {"family": family, "at": at, "erased": erased, "first": first, "last": frames - 1}
+        run = Run(puzzle, int(family == "another seed"), interventions)
+        found.append(Trial(run, labels_of(puzzle, index) | labels))
     return found
 
 
@@ -300,8 +305,8 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
             continue
         difference = (one - other).to_numpy()
         interval = dict(zip(("loss_low", "loss_high"), mean_interval(difference), strict=True))
-        named = {"task": table["task"].iloc[0], "size": table["size"].iloc[0], "family": family, "n": len(difference)}
-        rows.append({**named, "loss": float(difference.mean()), **interval})
+        named = {column: table[column].iloc[0] for column in ("task", "size", "length")}
+        rows.append({**named, "family": family, "n": len(difference), "loss": float(difference.mean()), **interval})
     return pd.DataFrame(rows)
 
 
@@ -310,7 +315,7 @@ def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
     judged, the matched contrast without it, and how much is left where the noise is not foreign to the step.
     """
     found = []
-    for task, rows in summary.groupby("task", sort=False):
+    for task, rows in of_all(summary).groupby("task", sort=False):
         here = rows[rows["at"] == rows[rows["family"] == LAST]["at"].iloc[0]].set_index("family")
         for family, words in ((LAST, f"noise on {LAST}"), (OTHERS, f"noise on {OTHERS}"), (AGAIN, "re-noising there")):
             found += [(f"lost on {task} by {words}", row, "loss") for _, row in here[here.index == family].iterrows()]

@@ -25,10 +25,13 @@ from minicos.experiments.base import (
     grouped,
     joined,
     judged,
+    labels_of,
+    of_all,
     of_undisturbed,
     puzzles_for,
     spread,
     tasks_of,
+    with_lengths,
 )
 from minicos.interventions import CorruptAndRenoise, Renoise
 from minicos.measures import mean_interval, wilson_interval
@@ -77,16 +80,17 @@ class SelfCorrection(Experiment):
 
     def summarise(self, tables: dict[str, pd.DataFrame], features: dict[str, dict[str, NDArray]]) -> pd.DataFrame:
         rows = []
-        for task, table in tables.items():
-            size = table["size"].iloc[0]
-            found = [*ways(table[table["family"] == "run"]), *repairs(table)]
-            rows += [{"task": task, "size": size, **row} for row in found]
+        for table in tables.values():
+            for (task, size, length), of_length in with_lengths(table).groupby(["task", "size", "length"]):
+                found = [*ways(of_length[of_length["family"] == "run"]), *repairs(of_length)]
+                rows += [{"task": task, "size": size, "length": length, **row} for row in found]
         return pd.DataFrame(rows)
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         parts, beside = [], []
         for task in SINGLE:
-            of_task = summary[summary["task"] == task].rename(columns={"low": "share_low", "high": "share_high"})
+            of_task = of_all(summary[summary["task"] == task])
+            of_task = of_task.rename(columns={"low": "share_low", "high": "share_high"})
             rows = of_task[of_task["step"] < 0].set_index("what")
             if FIXED in rows.index:
                 status, numbers = judged(rows.loc[FIXED], "share", CORRECTED)
@@ -107,7 +111,7 @@ class SelfCorrection(Experiment):
         left, right = figure.subplots(1, 2)
         colours = ("#0072B2", "#E69F00", "#000000")
         for offset, (task, colour, mark) in enumerate(zip(TASKS, colours, "os^", strict=True)):
-            of_task = summary[summary["task"] == task]
+            of_task = of_all(summary[summary["task"] == task])
             flips = of_task[of_task["step"] < 0]
             if flips.empty:
                 continue
@@ -140,7 +144,7 @@ def _bars(rows: pd.DataFrame) -> NDArray:
 
 
 def trials_of(puzzle: Puzzle, index: int, steps: int) -> list[Trial]:
-    labels = {"task": puzzle.task, "size": puzzle.size, "puzzle": index}
+    labels = labels_of(puzzle, index)
     found = [Trial(Run(puzzle), {**labels, "family": "run"})]
     for s in spread(1, steps - 1, STEPS):
         for family, done in (("re-noised", Renoise((s,))), ("broken and re-noised", CorruptAndRenoise(s, SHARE))):

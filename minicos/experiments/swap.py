@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from numpy.typing import NDArray
 
+from minicos.evaluation import length_bin
 from minicos.experiments.base import (
     Experiment,
     Scale,
@@ -25,10 +26,12 @@ from minicos.experiments.base import (
     joined,
     judged,
     means,
+    of_all,
     puzzles_for,
     solid,
     spread,
     tasks_of,
+    with_lengths,
 )
 from minicos.experiments.commitment import answered
 from minicos.interventions import NoiseHidden, SwapHidden, Tokens
@@ -107,19 +110,19 @@ class Swap(Experiment):
             a, b = (clean[side].loc[swapped["pair"], "answer"].to_numpy() for side in ("run A", "run B"))
             swapped["stays_a"], swapped["becomes_b"] = swapped["answer"] == a, swapped["answer"] == b
             swapped["neither"] = ~(swapped["stays_a"] | swapped["becomes_b"])
-            by = ["task", "donor", "when", "region", "blocks", "block"]
-            parts.append(means(swapped, by, ["stays_a", "becomes_b", "neither"]))
+            by = ["task", "size", "length", "donor", "when", "region", "blocks", "block"]
+            parts.append(means(with_lengths(swapped, case="pair"), by, ["stays_a", "becomes_b", "neither"]))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"n": []})
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
         if summary.empty:
             return joined([])
-        here = summary[(summary["donor"] == "B") & (summary["when"] == "first step")]
+        here = of_all(summary[(summary["donor"] == "B") & (summary["when"] == "first step")])
         here = here[here["block"] == here["blocks"] // 2]
         parts = []
         for _, row in here[here["region"] == here["task"].map(TELLING)].iterrows():
             status, numbers = judged(row, "becomes_b", FLIP)
-            if status == "not shown" and not has_a_say(summary[summary["task"] == row["task"]]):
+            if status == "not shown" and not has_a_say(of_all(summary[summary["task"] == row["task"]])):
                 status, numbers = "unclear", f"{numbers}; the step has no say here"
             parts.append((f"{row['task']}, {row['region']}", status, numbers))
         return joined(parts, controls(summary))
@@ -131,7 +134,7 @@ class Swap(Experiment):
         figure = Figure(figsize=(11.5, 3.4 * max(1, len(tasks))), layout="constrained", dpi=150)
         for axes, task in zip(figure.subplots(max(1, len(tasks)), 2, squeeze=False), tasks, strict=False):
             for axis, when in zip(axes, ("first step", "all steps"), strict=True):
-                here = summary[(summary["task"] == task) & (summary["when"] == when)]
+                here = of_all(summary[(summary["task"] == task) & (summary["when"] == when)])
                 for (donor, region), rows in here.groupby(["donor", "region"]):
                     ours = donor == "B"
                     label = f"B's {region}" if ours else f"{donor}, {region}"
@@ -203,7 +206,7 @@ def has_a_say(of_task: pd.DataFrame) -> bool:
 def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
     """What is told beside the verdict: how much the first step has to say at all, and what swaps at all steps do."""
     found = []
-    for task, rows in summary.groupby("task"):
+    for task, rows in of_all(summary).groupby("task"):
         telling, blocks = TELLING[task], rows["blocks"].iloc[0]
         for words, when, donor, region, block, column in (
             ("B's whole velocity at the first step makes B's", "first step", "B", "all", blocks - 1, "becomes_b"),
@@ -219,5 +222,5 @@ def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
 def _trial(
     a: Puzzle, index: int, blocks: int, donor: str, run: Run, when: str = "-", region: str = "-", block: int = -1
 ) -> Trial:
-    labels = {"task": a.task, "size": a.size, "pair": index, "blocks": blocks}
+    labels = {"task": a.task, "size": a.size, "length": length_bin(a), "pair": index, "blocks": blocks}
     return Trial(run, {**labels, "donor": donor, "when": when, "region": region, "block": block})
