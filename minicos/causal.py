@@ -9,23 +9,25 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from torch import Tensor, nn
 
-from minicos.cpu import CPUAttnProcessor
+from minicos.cpu import CPUAttnProcessor, attend
 
 
-class FrameCausalProcessor(WanAttnProcessor):
-    """Wan's self-attention where a token looks at its own frame and at earlier ones, never at a later one.
+class FrameCausal:
+    """What processors share where a token looks at its own frame and at earlier ones, never at a later one."""
 
-    plain: the processor that it hands the mask to.
-    """
-
-    def __init__(self, plain: WanAttnProcessor) -> None:
-        super().__init__()
-        self.plain = plain
-        self.frames = 1
+    frames = 1
 
     def watch(self, transformer: WanTransformer3DModel, inputs: tuple) -> None:
         """Before each pass: how many frames the tokens are to be divided into."""
         self.frames = inputs[0].shape[2] // transformer.config.patch_size[0]
+
+
+class FrameCausalProcessor(FrameCausal, WanAttnProcessor):
+    """Wan's own, by a mask. plain: the processor that it hands the mask to."""
+
+    def __init__(self, plain: WanAttnProcessor) -> None:
+        super().__init__()
+        self.plain = plain
 
     def __call__(
         self,
@@ -39,6 +41,16 @@ class FrameCausalProcessor(WanAttnProcessor):
         return self.plain(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
 
 
+class CPUFrameCausalProcessor(FrameCausal, CPUAttnProcessor):
+    """One frame after the other, without a mask: what it would hide, with 7 frames 3/7 of the products, is left out."""
+
+    def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        tokens = query.shape[2] // self.frames
+        frames = enumerate(query.split(tokens, 2), start=1)
+        found = [attend(q, key[:, :, : count * tokens], value[:, :, : count * tokens]) for count, q in frames]
+        return torch.cat(found, 2)
+
+
 def frame_causal_mask(frames: int, tokens: int, device: torch.device | None = None) -> Tensor:
     """Bool (frames * tokens, frames * tokens), True where the row's token may look at the column's."""
     frame = torch.arange(frames, device=device).repeat_interleave(tokens)
@@ -46,8 +58,9 @@ def frame_causal_mask(frames: int, tokens: int, device: torch.device | None = No
 
 
 def make_frame_causal(transformer: WanTransformer3DModel) -> None:
-    """Give every block's self-attention the frame-causal mask. Attention to the text stays as it is."""
-    processor = FrameCausalProcessor(transformer.blocks[0].attn1.processor)
+    """Let every block's self-attention look at no later frame. Attention to the text stays as it is."""
+    plain = transformer.blocks[0].attn1.processor
+    processor = CPUFrameCausalProcessor() if isinstance(plain, CPUAttnProcessor) else FrameCausalProcessor(plain)
     for block in transformer.blocks:
         block.attn1.set_processor(processor)
     # A bound method, not a closure: a deep copy of the transformer then watches with its own copy of the processor.

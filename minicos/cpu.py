@@ -42,12 +42,16 @@ class CPUAttnProcessor(WanAttnProcessor):
             query, key = (_turned(states, turn) for states in (query, key))
         key, value = self.looked_at(attn, key, value)
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))
-        attended = attend(query, key, value, attention_mask)
+        attended = self.attended(query, key, value, attention_mask)
         return attn.to_out[0](attended.transpose(1, 2).flatten(2))
 
     def looked_at(self, attn: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """What the queries of a pass look at, both (batch, tokens, heads, head_dim): its own keys and values."""
         return key, value
+
+    def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What the queries find, each (batch, heads, tokens, head_dim)."""
+        return attend(query, key, value, mask)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -26,8 +26,8 @@ REPORT_FILE, FINDINGS_FILE = "report.html", "findings.json"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. n: puzzles, from the fewest to the most that a number is of; status "not run" where the
-    model was trained on none of the tasks. networks: of the model's, those that were run, by name.
+    """One line of the report. n: puzzles, from the fewest to the most that a number of all lengths is of; status
+    "not run" where the model was trained on none of the tasks. networks: of the model's, those that were run, by name.
     """
 
     experiment: str

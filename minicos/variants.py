@@ -61,7 +61,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def frame_causal(reasoner: Reasoner) -> Reasoner:
-    """The same weights, not a copy, under the frame-causal mask (`causal.make_frame_causal`); the given one stays."""
+    """The same weights, not a copy, with frame-causal attention (`causal.make_frame_causal`); the given one stays."""
     masked = reasoner.replica()
     for part in (masked.transformer, masked.transformer_2):
         if part is not None:

@@ -50,6 +50,7 @@ from minicos.experiments.base import (
     solid,
     together,
     with_lengths,
+    without_few,
 )
 from minicos.experiments.chain_of_steps import left_open, mean_answer, nearest_answer, scattered
 from minicos.experiments.perception_first import orders
@@ -105,16 +106,23 @@ def test_groups_keep_the_order_and_are_few_and_even(count, most):
     assert (len(groups) - 1) * most < max(count, 1)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["maze", "rotation"]), st.sampled_from(["4-7", "8-11"])), max_size=50))
-def test_mazes_are_told_by_length_beside_the_whole(puzzles):
-    """Two rows a puzzle, which count as one case; lengths that few have are in the whole only."""
-    rows = [(*puzzle, number, row) for number, puzzle in enumerate(puzzles) for row in range(2)]
-    table = pd.DataFrame(rows, columns=["task", "length", "puzzle", "row"])
+@given(st.lists(st.tuples(st.sampled_from(["maze", "rotation"]), st.sampled_from(["4-7", "12-15", "21+"]))))
+def test_mazes_are_told_by_length_after_the_whole(puzzles):
+    table = pd.DataFrame(puzzles, columns=["task", "length"]).assign(solved=True)
     found = with_lengths(table)
     assert of_all(found).drop(columns="length").equals(table.drop(columns="length"))
-    counted = {key: len(group) for key, group in found[found["length"] != ALL].groupby(["task", "length"])}
-    asked = {("maze", length): puzzles.count(("maze", length)) for length in ("4-7", "8-11")}
-    assert counted == {key: 2 * count for key, count in asked.items() if count >= FEW}
+    counted = {key: len(rows) for key, rows in found.groupby(["task", "length"])}
+    expected = {(task, ALL): sum(name == task for name, _ in puzzles) for task in ("maze", "rotation")}
+    expected |= {("maze", length): puzzles.count(("maze", length)) for length in ("4-7", "12-15", "21+")}
+    assert counted == {key: count for key, count in expected.items() if count}
+    lengths = [length for task, length in counted if task == "maze"]
+    assert lengths == [length for length in (ALL, "4-7", "12-15", "21+") if length in lengths]
+
+
+def test_nothing_is_told_of_few_puzzles_of_a_length_but_of_few_in_all():
+    summary = pd.DataFrame({"length": [ALL, "4-7", "8-11"], "n": [FEW - 1, FEW - 1, FEW]})
+    assert without_few(summary)["length"].tolist() == [ALL, "8-11"]
+    assert without_few(pd.DataFrame({"n": [1]}))["n"].tolist() == [1]  # of no mazes
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -485,6 +493,15 @@ def test_dissimilarity_is_of_the_steps_from_the_disturbed_one_on():
     others = of.drop(index="clean")
     assert others["dissimilarity"].between(0.8, 1.2).all()  # were earlier steps counted, late noise would look small
     assert others["of_another_seed"].between(0.8, 1.2).all()
+
+
+def test_noise_is_told_by_the_length_of_the_route():
+    """Puzzles of odd numbers, those with long routes, lose all by noise at a step; nothing else is ever lost."""
+    table, features = perturbed(lambda family, at, puzzle: family == "noise at step" and at and puzzle % 2)
+    summary = get_experiment("perturbation").summarise({"maze": table}, {"maze": {"x0_hat": features}})
+    raw = summary[summary["family"] == perturbation.RAW_PAIR].set_index("length")
+    assert raw["loss"].to_dict() == {ALL: 0.5, "4-7": 0, "8-11": 1}
+    assert raw["n"].to_dict() == {ALL: 80, "4-7": 40, "8-11": 40}
 
 
 @given(st.integers(3, 60), st.integers(3, 25))
@@ -975,6 +992,21 @@ def test_what_can_be_read_without_the_network_was_not_learned(name):
     features["trained"][name][..., 0] += 3 * layers.LABELS
     verdict = experiment.verdict(experiment.summarise({"trained": table, "untrained": table}, features))
     assert verdict.status == "not shown"
+
+
+def test_what_a_probe_reads_is_told_by_the_length_of_the_puzzles_own_route():
+    """Short routes have something to read, long ones nothing."""
+    learned, nothing = (layer_features(informative) for informative in (True, False))
+    short = layer_table().drop_duplicates("puzzle")["length"].to_numpy() == "4-7"
+    for name in ("hidden", "energy"):
+        learned[name][~short] = nothing[name][~short]
+    found = get_experiment("layers").summarise({"trained": layer_table()}, {"trained": learned, "untrained": nothing})
+    found = found[(found["step"] == 0) & found["what"].isin([layers.BEYOND, layers.GROWTH])]
+    found = found.set_index(["what", "length"])
+    assert found["n"].loc[layers.BEYOND].to_dict() == {ALL: 80, "4-7": 40, "8-11": 40}
+    assert found["value_low"][layers.BEYOND, "4-7"] > 0.3 > found["value_high"][layers.BEYOND, "8-11"]
+    assert found["value"][layers.GROWTH, "4-7"] == pytest.approx(0.5)
+    assert found["value"][layers.GROWTH, "8-11"] == 0
 
 
 @pytest.mark.parametrize(("informative", "status"), [(True, "shown"), (False, "not shown")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ NARROW = 0.03  # half-width of an interval from which on an effect that is not t
 TOLD = ("rotation-open",)
 ROUTES = ("maze", "maze-braided")  # told by the length of the route, too
 ALL = "all"  # for a length: of whatever length
-FEW = 10  # a length of fewer puzzles has no interval worth the name
+FEW = 10  # of fewer puzzles of one length nothing is told: no interval is worth the name
 MOST = 100_000  # puzzles that anybody would run: a mean at its criterion asks for any number of them
 
 
@@ -222,24 +223,30 @@ def means(table: pd.DataFrame, by: list[str], columns: Sequence[str]) -> pd.Data
 
 
 def labels_of(puzzle: Puzzle, index: int) -> dict[str, object]:
-    """What every row of a sweep's table says of its puzzle; index: its number among those of the sweep."""
+    """What rows of a sweep's table say of their puzzle; index: its number among those of the sweep."""
     return {"task": puzzle.task, "size": puzzle.size, "length": length_bin(puzzle), "puzzle": index}
 
 
-def with_lengths(table: pd.DataFrame, case: str = "puzzle") -> pd.DataFrame:
-    """The table with "all" for a length, and below it the mazes' rows once more, with the length of their route.
+def with_lengths(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ALL for a length, and below it the mazes' rows once more, with the length of their route.
 
-    Left out below are lengths that fewer than FEW cases of a task have; case: the column that tells cases apart.
-    Verdicts and most figures are of all lengths.
+    Grouped by length, the whole comes first, then the shortest routes. Verdicts and most figures are of the whole.
     """
-    mazes = table[table["task"].isin(ROUTES)]
-    enough = mazes.groupby(["task", "length"])[case].transform("nunique") >= FEW
-    return pd.concat([table.assign(length=ALL), mazes[enough]], ignore_index=True)
+    found = pd.concat([table.assign(length=ALL), table[table["task"].isin(ROUTES)]], ignore_index=True)
+    lengths = sorted(set(found["length"]) - {ALL}, key=lambda moves: int(re.split(r"\D", moves)[0]))
+    return found.assign(length=pd.Categorical(found["length"], [ALL, *lengths], ordered=True))
 
 
 def of_all(summary: pd.DataFrame) -> pd.DataFrame:
     """The rows that are not of one length only."""
     return summary[summary["length"] == ALL]
+
+
+def without_few(summary: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows of one length that are of fewer than FEW."""
+    if "length" not in summary:
+        return summary
+    return summary[(summary["length"] == ALL) | (summary["n"] >= FEW)].reset_index(drop=True)
 
 
 def edge(reasoner: Reasoner, task: str) -> int:

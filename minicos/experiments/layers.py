@@ -112,6 +112,7 @@ class Layers(Experiment):
             baselines = [known["position"], known["given image"], latents]
             baselines += [blocks[here][0] for name, blocks in of_step.items() if name == RANDOM]
             first_read, first_energy = of_step[LEARNED][0]
+            # By length, what is judged or told of it only; probes and baselines are of all lengths.
             for length, those in lengths.items():
                 place = LEARNED, step, here, length
                 rows.append(row(BEYOND, (read - max(baselines, key=np.mean))[those], *place))
@@ -131,6 +132,7 @@ class Layers(Experiment):
         from matplotlib import colormaps
         from matplotlib.figure import Figure
 
+        summary = of_all(summary)
         figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=150)
         panels = dict(zip(("energy", "probe"), figure.subplots(1, 2), strict=True))
         steps = sorted(set(summary["step"]) - {-1})

@@ -132,6 +132,7 @@ class Perturbation(Experiment):
                     found = dissimilarity(other, clean, key[-1])
                     summary.loc[here, [column, f"{column}_low", f"{column}_high"]] = found
             parts.append(summary)
+            # By length, what is judged only: of every condition that would be a long table.
             parts += [contrasts(rows) for _, rows in with_lengths(table).groupby("length")]
         return pd.concat(parts, ignore_index=True)
 
@@ -153,7 +154,7 @@ class Perturbation(Experiment):
         tasks = list(summary["task"].unique())
         figure = Figure(figsize=(13.5, 3.4 * len(tasks)), layout="constrained", dpi=150)
         for axes, task in zip(figure.subplots(len(tasks), 4, squeeze=False), tasks, strict=True):
-            of_task = summary[summary["task"] == task]
+            of_task = of_all(summary[summary["task"] == task])
             for axis, (label, families) in zip(axes, PANELS.items(), strict=False):
                 for family in families:
                     rows = of_task[of_task["family"] == family].sort_values(["erased", "at"])

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from minicos.experiments.base import Experiment, Scale, Verdict
+from minicos.experiments.base import Experiment, Scale, Verdict, without_few
 from minicos.files import claim
 from minicos.model import Reasoner
 from minicos.parallel import first_process
@@ -74,7 +74,7 @@ def run_experiment(
         return None
     tables = {sweep.name: table for sweep, table in zip(sweeps, found, strict=True)}
     features = {s.name: features_of(s, out / s.name) for s in sweeps if s.features is not None}
-    summary = experiment.summarise(tables, features)
+    summary = without_few(experiment.summarise(tables, features))
     verdict = experiment.verdict(summary)
     figure = experiment.plot(summary, f"{experiment.name}: {reasoner.settings.name}, {scale.name}")
     figure.savefig(out / PNG_FILE)

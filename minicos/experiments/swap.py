@@ -111,7 +111,7 @@ class Swap(Experiment):
             swapped["stays_a"], swapped["becomes_b"] = swapped["answer"] == a, swapped["answer"] == b
             swapped["neither"] = ~(swapped["stays_a"] | swapped["becomes_b"])
             by = ["task", "size", "length", "donor", "when", "region", "blocks", "block"]
-            parts.append(means(with_lengths(swapped, case="pair"), by, ["stays_a", "becomes_b", "neither"]))
+            parts.append(means(with_lengths(swapped), by, ["stays_a", "becomes_b", "neither"]))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"n": []})
 
     def verdict(self, summary: pd.DataFrame) -> Verdict:
@@ -222,5 +222,6 @@ def controls(summary: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
 def _trial(
     a: Puzzle, index: int, blocks: int, donor: str, run: Run, when: str = "-", region: str = "-", block: int = -1
 ) -> Trial:
+    # The length is that of A's route: B's goal is another one.
     labels = {"task": a.task, "size": a.size, "length": length_bin(a), "pair": index, "blocks": blocks}
     return Trial(run, {**labels, "donor": donor, "when": when, "region": region, "block": block})
