@@ -128,7 +128,7 @@ class Ensemble(Experiment):
         from matplotlib.figure import Figure
 
         panels = [rows.sort_values("gain").reset_index(drop=True) for _, rows in of_all(summary).groupby("task")]
-        figure = Figure(figsize=(7.5 * len(panels), 0.28 * len(panels[0]) + 1.6), layout="constrained", dpi=150)
+        figure = Figure(figsize=(6 * len(panels), 0.28 * len(panels[0]) + 1.6), layout="constrained", dpi=150)
         for axis, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _gains(axis, rows)
         figure.suptitle(f"{title}; squares: hidden states; bars: 95 %", fontsize=9)
@@ -142,7 +142,7 @@ def _gains(axis: Axes, rows: pd.DataFrame) -> None:
         colour, mark = ("#D55E00", "s") if ours else ("#0072B2", "o")
         axis.errorbar(100 * row["gain"], place, xerr=errors, fmt=mark, color=colour, capsize=2)
     labels = [f"{row['condition']} ({row['evaluations']:g} passes, n = {row['n']})" for _, row in rows.iterrows()]
-    axis.set_yticks(range(len(rows)), labels=labels, fontsize=7)
+    axis.set_yticks(range(len(rows)), labels=labels, fontsize=8)
     axis.axvline(0, color="#56606B", linestyle=":", linewidth=1)
     axis.set(xlabel="right answers beyond those of single seeds, points")
     axis.set_title(f"{rows['task'].iloc[0]} {rows['size'].iloc[0]}", fontsize=9)
