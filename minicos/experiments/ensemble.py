@@ -131,6 +131,7 @@ class Ensemble(Experiment):
         figure = Figure(figsize=(6 * len(panels), 0.28 * len(panels[0]) + 1.6), layout="constrained", dpi=150)
         for axis, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _gains(axis, rows)
+        figure.supxlabel("right answers beyond those of single seeds, points", fontsize=10)
         figure.suptitle(f"{title}; squares: hidden states; bars: 95 %", fontsize=9)
         return figure
 
@@ -144,7 +145,6 @@ def _gains(axis: Axes, rows: pd.DataFrame) -> None:
     labels = [f"{row['condition']} ({row['evaluations']:g} passes, n = {row['n']})" for _, row in rows.iterrows()]
     axis.set_yticks(range(len(rows)), labels=labels, fontsize=8)
     axis.axvline(0, color="#56606B", linestyle=":", linewidth=1)
-    axis.set(xlabel="right answers beyond those of single seeds, points")
     axis.set_title(f"{rows['task'].iloc[0]} {rows['size'].iloc[0]}", fontsize=9)
 
 
