@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from mixups import rate
 
 from minicos.cards import TRAINING_FILE
 from minicos.curves import CURVE_FILE, read_curve
 from minicos.evaluation import CHUNK, held_out, solve
-from minicos.measures import wilson_interval
 from minicos.model import load
 from minicos.parts import PRESETS, Preset
 from minicos.recipes import RECIPES, Recipe, Stage
@@ -52,7 +52,8 @@ def trained(name: str, out: Path) -> Path:
 def row(name: str, folder: Path) -> str:
     reasoner, puzzles = load(folder), held_out(TASK, SIZE, N)
     outcomes = [o for start in range(0, N, CHUNK) for o in solve(reasoner, puzzles[start : start + CHUNK])]
-    ends = rate([o.end.solved for o in outcomes]), rate([o.step_0.solved for o in outcomes if o.step_0])
+    moments = [o.end.solved for o in outcomes], [o.step_0.solved for o in outcomes if o.step_0]
+    ends = [rate(np.array(solved), digits=1) for solved in moments]
     curve = read_curve(folder / CURVE_FILE)
     logged = [point.solved[f"solved_{TASK}_{SIZE}"] for point in curve]
     weights = sum(parameter.numel() for parameter in reasoner.transformer.parameters())
@@ -60,11 +61,6 @@ def row(name: str, folder: Path) -> str:
     on_the_way = ", ".join(f"{100 * share:.0f}" for share in logged)
     cells = VARIANTS[name][0], f"{weights:,}", f"{minutes:.0f}", on_the_way, *ends, f"{curve[-1].loss:.4f}"
     return f"| {' | '.join(cells)} |"
-
-
-def rate(solved: list[bool]) -> str:
-    low, high = wilson_interval(np.array(solved))
-    return f"{100 * np.mean(solved):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def main(out: Path, names: list[str]) -> None:
