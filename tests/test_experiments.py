@@ -717,17 +717,7 @@ def test_the_ways_from_wrong_to_right_are_told_apart():
     assert shares["right later: all frames in the same step"] == (1.0, 3)
 
 
-@pytest.mark.parametrize(
-    ("corrected", "stubborn", "unfinished", "blurred", "status"),
-    [
-        (60, 0, 0, 20, "shown"),
-        (0, 0, 80, 20, "not shown"),
-        (0, 80, 0, 20, "not shown"),  # wrong answers are shown, and never corrected
-        (0, 0, 5, 80, "unclear"),
-        (2, 0, 3, 0, "unclear"),
-    ],
-)
-def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, stubborn, unfinished, blurred, status):
+def correction_table(corrected: int, stubborn: int, unfinished: int, blurred: int) -> pd.DataFrame:
     """Of 200 mazes some are corrected, some stay wrong, some can or cannot be read before they are right; the others
     always are right."""
     right = (True, True, False, "f11")
@@ -742,8 +732,22 @@ def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, stu
         ("maze", 7, f"{kind}/1", n, 1, kind == KINDS[0], True, False, "f11") for n in range(200) for kind in KINDS
     ]
     columns = ["task", "size", "family", "puzzle", "step", "right", "readable", "wrong", "frames"]
+    return two_lengths(pd.DataFrame(rows + broken, columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("corrected", "stubborn", "unfinished", "blurred", "status"),
+    [
+        (60, 0, 0, 20, "shown"),
+        (0, 0, 80, 20, "not shown"),
+        (0, 80, 0, 20, "not shown"),  # wrong answers are shown, and never corrected
+        (0, 0, 5, 80, "unclear"),
+        (2, 0, 3, 0, "unclear"),
+    ],
+)
+def test_corrections_that_could_not_be_seen_are_not_called_absent(corrected, stubborn, unfinished, blurred, status):
     experiment = get_experiment("self-correction")
-    summary = experiment.summarise({"maze": two_lengths(pd.DataFrame(rows + broken, columns=columns))}, {})
+    summary = experiment.summarise({"maze": correction_table(corrected, stubborn, unfinished, blurred)}, {})
     verdict = experiment.verdict(summary)
     assert verdict.status == status
     assert ("too few show anything else before the end" in verdict.text) == (status == "unclear")
@@ -922,11 +926,7 @@ def test_the_gap_of_the_steps_is_told_apart_from_legibility(late, status, leanin
     assert "ends of ways of maze beyond the null 0 [" in verdict.text
 
 
-@pytest.mark.parametrize(
-    ("solved", "leaning", "status"),
-    [(0.0, 0.5, "shown"), (0.0, 1.0, "not shown"), (0.5, 1.0, "not shown"), (1.0, 1.0, "not shown")],
-)
-def test_a_budget_is_judged_by_the_most_steps_against_one(solved, leaning, status):
+def budget_table(solved: float, leaning: float) -> pd.DataFrame:
     """With 64 steps all are solved; with one `solved` of them are, and `leaning` lean to the right answer. Of the task
     with two right answers none is with one step, which is not judged."""
     rows = []
@@ -935,9 +935,16 @@ def test_a_budget_is_judged_by_the_most_steps_against_one(solved, leaning, statu
         good, likelier = (steps == 64 or puzzle < 100 * share for share in (rate, leaning))
         rows.append((task, 7, True, 3.0, steps, puzzle, good, good, likelier))
     columns = ["task", "size", "own", "shift", "steps", "puzzle", "solved", "answer", "leans"]
+    return two_lengths(pd.DataFrame(rows, columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("solved", "leaning", "status"),
+    [(0.0, 0.5, "shown"), (0.0, 1.0, "not shown"), (0.5, 1.0, "not shown"), (1.0, 1.0, "not shown")],
+)
+def test_a_budget_is_judged_by_the_most_steps_against_one(solved, leaning, status):
     experiment = get_experiment("budget")
-    table = two_lengths(pd.DataFrame(rows, columns=columns))
-    verdict = experiment.verdict(experiment.summarise({"all": table}, {}))
+    verdict = experiment.verdict(experiment.summarise({"all": budget_table(solved, leaning)}, {}))
     assert verdict.status == status
     assert f"gain on maze, leaning: {status if leaning < 1 else 'not shown'} ({1 - leaning:g} [" in verdict.text
     assert "gain on rotation-open 1 [" in verdict.text
@@ -1140,3 +1147,50 @@ def test_the_twin_is_judged_frame_by_frame_at_the_edge(behind, status):
     assert len(experiment.plot(summary, "test").axes) == 4
     by_length = summary[(summary["task"] == "maze") & (summary["way"] == "twin, frame by frame")]
     assert set(by_length["length"]) == {ALL, "4-7", "8-11"}
+
+
+# --- by length ------------------------------------------------------------------------------------------------------
+
+
+def known_table(puzzles: int = 60) -> pd.DataFrame:
+    """What x0_hat and its null know of mazes, from the tenth puzzle on more and more; the first has no order."""
+    what = [f"{null}{kind}" for null in ("", "null_") for kind in perception_first.WHAT]
+    rng = np.random.default_rng(0)
+    rows = [
+        ("maze", 7, puzzle, step, 1.0, *(rng.random(len(what)) * max(0, puzzle - 9) / 60 if puzzle else [np.nan] * 6))
+        for puzzle, step in itertools.product(range(puzzles), (0, 5))
+    ]
+    return pd.DataFrame(rows, columns=["task", "size", "puzzle", "step", "sigma", *what])
+
+
+# Tables in which the first cases differ from the last ones, and whatever column numbers the cases.
+MADE_UP = {
+    "chain-of-steps": (lambda: steps_table({"answer"}).assign(entropy=lambda table: table["puzzle"] / 100), "puzzle"),
+    "budget": (lambda: budget_table(0.2, 0.7), "puzzle"),
+    "commitment": (lambda: commitment_table(5, 45), "puzzle"),
+    "perception-first": (known_table, "puzzle"),
+    "self-correction": (lambda: correction_table(60, 20, 40, 20), "puzzle"),
+    "swap": (lambda: swap_table(30, say=True), "pair"),
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_of_a_length_is_told_what_its_puzzles_alone_would_give(name):
+    """Of the first third of the cases, which have short routes, and of the others."""
+    made, case = MADE_UP[name]
+    table = made()
+    table["length"] = np.where(table[case] < table[case].max() / 3, "4-7", "8-11")
+
+    def told(table: pd.DataFrame, length: str) -> pd.DataFrame:
+        summary = get_experiment(name).summarise({"all": table.copy()}, {})
+        rows = summary[(summary["length"] == length) & summary["task"].str.startswith("maze")]
+        return rows.drop(columns="length").reset_index(drop=True)
+
+    for length in ("4-7", "8-11"):
+        found = told(table, length)
+        assert len(found)
+        pd.testing.assert_frame_equal(found, told(table[table["length"] == length], ALL))
+    short, long = (told(table, length).drop(columns="n") for length in ("4-7", "8-11"))
+    assert not short.equals(long)
+    whole = told(table, ALL)
+    pd.testing.assert_frame_equal(whole, told(table.assign(length="4-7"), ALL))
