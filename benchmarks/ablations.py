@@ -3,17 +3,17 @@
 Run: python benchmarks/ablations.py --out DIR [--variants NAME ...]
 
 Each is one training (seed 0) of its own folder in DIR; killed and run again, it goes on. Give two processes half of the
-variants each and OMP_NUM_THREADS=1, and they train side by side. Printed: 5x5 mazes solved, in per cent, of 64
-validation puzzles while it trains, and of 500 test puzzles after it, at the end and by step 0, with 95 % intervals
-(Wilson); and the loss over the last 500 steps, which depends on the noise levels that are drawn. Mixed sizes in a batch
-are no variant: they would need padding, which no network here knows.
+variants each and OMP_NUM_THREADS=1, and they train side by side. Printed: puzzles solved, in per cent, at the end and
+by step 0, of 64 validation puzzles while it trains, and of 500 test puzzles after it, with 95 % intervals (Wilson); and
+the loss over the last 500 steps, which depends on the noise levels that are drawn. Mixed sizes in a batch are no
+variant: they would need padding, which no network here knows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,54 +22,79 @@ from mixups import rate
 from minicos.cards import TRAINING_FILE
 from minicos.curves import CURVE_FILE, read_curve
 from minicos.evaluation import CHUNK, held_out, solve
-from minicos.model import load
+from minicos.measures import paired_interval
+from minicos.model import Reasoner, load
 from minicos.parts import PRESETS, Preset
 from minicos.recipes import RECIPES, Recipe, Stage
 from minicos.training import RUN_FILE, SolvedRate, train
 
-PRESET, RECIPE = PRESETS["nano"], RECIPES["nano"]
-TASK, SIZE, N = "maze", 5, 500
-LARGE_ONLY = (Stage(1.0, {(TASK, SIZE): 1}),)
-VARIANTS: dict[str, tuple[str, Preset, Recipe]] = {
-    "nano-as-shipped": ("96 x 6, as shipped", PRESET, RECIPE),
-    "nano-wide": ("144 x 3, about as many weights", replace(PRESET, heads=6, blocks=3, ffn_dim=288), RECIPE),
-    "nano-deep": ("72 x 11, about as many weights", replace(PRESET, heads=3, blocks=11, ffn_dim=268), RECIPE),
-    "nano-5x5-only": ("no curriculum: 5x5 from the start, nothing else", PRESET, replace(RECIPE, stages=LARGE_ONLY)),
-    "nano-mixed": ("no curriculum: all sizes from the start", PRESET, replace(RECIPE, stages=RECIPE.stages[1:])),
-    "nano-shift-1": ("noise levels drawn evenly (shift 1)", PRESET, replace(RECIPE, shift=1.0)),
-    "nano-shift-10": ("more noise (shift 10)", PRESET, replace(RECIPE, shift=10.0)),
+N = 500
+
+
+@dataclass(frozen=True)
+class Variant:
+    """changed: what, in words. It is measured on the puzzles that its recipe validates it on."""
+
+    changed: str
+    preset: Preset
+    recipe: Recipe
+
+
+PRESET, MAZES, ROTATIONS = PRESETS["nano"], RECIPES["nano"], RECIPES["nano-rotation"]
+LARGE_ONLY = (Stage(1.0, {("maze", 5): 1}),)
+VARIANTS = {
+    "nano-as-shipped": Variant("96 x 6, as shipped", PRESET, MAZES),
+    "nano-wide": Variant("144 x 3, about as many weights", replace(PRESET, heads=6, blocks=3, ffn_dim=288), MAZES),
+    "nano-deep": Variant("72 x 11, about as many weights", replace(PRESET, heads=3, blocks=11, ffn_dim=268), MAZES),
+    "nano-5x5-only": Variant(
+        "no curriculum: 5x5 from the start, nothing else", PRESET, replace(MAZES, stages=LARGE_ONLY)
+    ),
+    "nano-mixed": Variant("no curriculum: all sizes from the start", PRESET, replace(MAZES, stages=MAZES.stages[1:])),
+    "nano-shift-1": Variant("noise levels drawn evenly (shift 1)", PRESET, replace(MAZES, shift=1.0)),
+    "nano-shift-10": Variant("more noise (shift 10)", PRESET, replace(MAZES, shift=10.0)),
+    **{
+        f"nano-rotation-{blocks}": Variant(f"rotations: 96 x {blocks}", replace(PRESET, blocks=blocks), ROTATIONS)
+        for blocks in (2, 3, 4, 6)
+    },
 }
 
 
 def trained(name: str, out: Path) -> Path:
     """The folder of this variant's checkpoint, trained as far as it was not yet."""
-    _, PRESETS[name], RECIPES[name] = VARIANTS[name]
+    PRESETS[name], RECIPES[name] = VARIANTS[name].preset, VARIANTS[name].recipe
     if not (out / TRAINING_FILE).exists():
         train(name, out, resume=(out / RUN_FILE).exists())
     return out
 
 
-def row(name: str, folder: Path) -> str:
-    reasoner, puzzles = load(folder), held_out(TASK, SIZE, N)
-    outcomes = [o for start in range(0, N, CHUNK) for o in solve(reasoner, puzzles[start : start + CHUNK])]
-    moments = [o.end.solved for o in outcomes], [o.step_0.solved for o in outcomes if o.step_0]
-    ends = [rate(np.array(solved), digits=1) for solved in moments]
-    curve = read_curve(folder / CURVE_FILE)
-    logged = [point.solved[f"solved_{TASK}_{SIZE}"] for point in curve]
+def row(name: str, folder: Path, task: str, size: int) -> str:
+    reasoner, curve = load(folder), read_curve(folder / CURVE_FILE)
+    logged = [(p.solved[f"solved_{task}_{size}"], p.solved[f"solved_{task}_{size}_step_0"]) for p in curve]
+    on_the_way = ", ".join(f"{100 * end:.0f} ({100 * first:.0f})" for end, first in logged)
     weights = sum(parameter.numel() for parameter in reasoner.transformer.parameters())
     minutes = json.loads((folder / TRAINING_FILE).read_text())["seconds"] / 60
-    on_the_way = ", ".join(f"{100 * share:.0f}" for share in logged)
-    cells = VARIANTS[name][0], f"{weights:,}", f"{minutes:.0f}", on_the_way, *ends, f"{curve[-1].loss:.4f}"
-    return f"| {' | '.join(cells)} |"
+    what = VARIANTS[name].changed, f"{weights:,}", f"{minutes:.0f}", f"{task} {size}", on_the_way
+    return f"| {' | '.join((*what, *measured(reasoner, task, size), f'{curve[-1].loss:.4f}'))} |"
+
+
+def measured(reasoner: Reasoner, task: str, size: int) -> tuple[str, str, str]:
+    """Of test puzzles: the rate at the end, at step 0, and the gap between them in points."""
+    puzzles = held_out(task, size, N)
+    outcomes = [o for start in range(0, N, CHUNK) for o in solve(reasoner, puzzles[start : start + CHUNK])]
+    end, step_0 = (np.array(rates) for rates in zip(*((o.end.solved, o.step_0.solved) for o in outcomes), strict=True))
+    low, high = paired_interval(end, step_0)
+    gap = f"{100 * (end.mean() - step_0.mean()):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return rate(end, digits=1), rate(step_0, digits=1), gap
 
 
 def main(out: Path, names: list[str]) -> None:
     folders = {name: trained(name, out / name) for name in names}
-    every = f"every {RECIPE.validate_every} steps, n = {SolvedRate.PUZZLES}"
-    print(f"| changed | weights | minutes | {every} | end, n = {N} | step 0 | loss |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    every = f"every {MAZES.validate_every} steps, n = {SolvedRate.PUZZLES}: end (step 0)"
+    print(f"| changed | weights | minutes | puzzles | {every} | end, n = {N} | step 0 | gap | loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, folder in folders.items():
-        print(row(name, folder))
+        for task, size in VARIANTS[name].recipe.validate:
+            print(row(name, folder, task, size))
 
 
 if __name__ == "__main__":
