@@ -205,8 +205,9 @@ def _training_facts(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {"trained by": "not recorded"}
     training = json.loads(path.read_text())
+    earlier = "".join(f", before it {other}" for other in reversed(training.get("earlier_commits", [])))
     return {
         "trained by": f"`{training['command']}`",
         "training": f"{training['steps']} steps in {training['seconds'] / 60:.1f} minutes on {training['machine']}",
-        "training code": f"commit {training['commit']}, torch {training['torch']}",
+        "training code": f"commit {training['commit']}{earlier}, torch {training['torch']}",
     }

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minicos import flow
-from minicos.cards import TRAINING_FILE, provenance
+from minicos.cards import TRAINING_FILE, commit, provenance
 from minicos.causal import make_frame_causal
 from minicos.curves import CURVE_FILE, curve_of_run, read_curve, verdict, write_curve
 from minicos.errors import MinicosError
@@ -160,6 +160,14 @@ class FlowMatching(L.LightningModule):
         self.learned = nn.ModuleDict({"transformer": reasoner.transformer, "text_encoder": reasoner.text_encoder})
         self.averaged = AveragedModel(self.learned, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         self.averaged.requires_grad_(False)  # else DDP waits for gradients that never come
+        self.commits = [commit()]  # of the code that has trained it, the last one last
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["commits"] = self.commits
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        earlier = checkpoint.get("commits", [])
+        self.commits = [*(other for other in earlier if other != self.commits[-1]), self.commits[-1]]
 
     def averaged_reasoner(self) -> Reasoner:
         """The model to evaluate and to ship."""
@@ -336,6 +344,7 @@ def train(
         save(reasoner, out)
         report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
         report |= {"steps": recipe.all_steps, "seconds": round(timer.time_elapsed("train")), **made_by}
+        report |= {"earlier_commits": module.commits[:-1]} if module.commits[1:] else {}
         points = curve_of_run(out)
         write_curve(points, out / CURVE_FILE)
         (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")  # last: it says that all is there

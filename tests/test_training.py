@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from minicos.cards import card, describe_weights, provenance
 from minicos.curves import (
     BAND,
     CURVE_FILE,
@@ -401,6 +402,19 @@ def test_a_finished_run_stays_as_it_is_and_can_be_made_longer(tmp_path):
     train("nano", out, resume=True, recipe=replace(recipe, refined=10), progress=False)
     assert json.loads((out / "training.json").read_text())["steps"] == 20
     assert any(not torch.equal(value, shipped[key]) for key, value in weights(out).items())
+
+
+def test_a_run_tells_of_all_the_code_that_trained_it(tmp_path, monkeypatch):
+    out, recipe = tmp_path / "run", replace(RECIPES["nano"], steps=10, tokens=90, validate_every=100)
+    for steps, code in ((10, "one"), (12, "two"), (14, "two"), (16, "three")):
+        monkeypatch.setattr("minicos.cards.commit", lambda code=code: code)
+        monkeypatch.setattr("minicos.training.commit", lambda code=code: code)
+        reasoner = train("nano", out, resume=steps > 10, recipe=replace(recipe, steps=steps), progress=False)
+    report = json.loads((out / "training.json").read_text())
+    assert (report["earlier_commits"], report["commit"]) == (["one", "two"], "three")
+    reasoner.folder = out
+    evaluation = {"checkpoint": describe_weights(reasoner), "command": "", "seconds": 0, "rows": [], **provenance()}
+    assert "commit three, before it two, before it one, torch" in card(reasoner, evaluation)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
