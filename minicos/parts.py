@@ -69,6 +69,7 @@ _MOTION = replace(_MICRO, spoken=("occlusion", "bounce"))
 PRESETS = {
     "nano": _NANO,
     "nano-rotation": _NANO,
+    "shallow-rotation": replace(_NANO, blocks=2),  # too few for a turn in one pass: the steps have something to add
     "micro": _MICRO,
     "micro-rotation": replace(_MICRO, blocks=4, shift=5.0),  # as it is trained
     "micro-occlusion": _MOTION,

@@ -157,6 +157,8 @@ RECIPES = {
         save_every=1000,
     ),
 }
+# The same training, whatever the depth: only what is watched are the turns that come late.
+RECIPES["shallow-rotation"] = replace(RECIPES["nano-rotation"], validate=(("rotation", 135), ("rotation", 180)))
 # The causal twins: the same puzzles, noise, noise levels and steps. Half of the batches teach them the rollout: else
 # they would never have seen frames at different noise levels.
 RECIPES |= {
