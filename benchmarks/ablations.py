@@ -49,12 +49,10 @@ VARIANTS = {
     "wide": Variant("144 x 3, about as many weights", replace(PRESET, heads=6, blocks=3, ffn_dim=288), MAZES),
     "deep": Variant("72 x 11, about as many weights", replace(PRESET, heads=3, blocks=11, ffn_dim=268), MAZES),
     "5x5-only": Variant("no curriculum: 5x5 from the start, nothing else", PRESET, replace(MAZES, stages=LARGE_ONLY)),
-    "mixed": Variant("no curriculum: all sizes from the start", PRESET, replace(MAZES, stages=MAZES.stages[1:])),
     "shift-1": Variant("noise levels drawn evenly (shift 1)", PRESET, replace(MAZES, shift=1.0)),
-    "shift-10": Variant("more noise (shift 10)", PRESET, replace(MAZES, shift=10.0)),
     **{
         f"rotation-{blocks}": Variant(f"rotations: 96 x {blocks}", replace(PRESET, blocks=blocks), ROTATIONS)
-        for blocks in (2, 3, 6)
+        for blocks in (2, 3)
     },
 }
 
