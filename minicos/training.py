@@ -36,7 +36,6 @@ from minicos.errors import MinicosError
 from minicos.evaluation import solve
 from minicos.files import claim, prepare_folder
 from minicos.model import CHECKPOINTS, Reasoner, Settings, load, save, to_latent_range
-from minicos.parallel import keep_freed_memory
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
 from minicos.tasks import Puzzle, get_task, task_of, vocabulary
@@ -307,8 +306,6 @@ def train(
     # Lightning advertises and reminds; what a user needs to know is in the progress bar and in our own lines.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
-    if not torch.cuda.is_available():
-        keep_freed_memory()
     module = FlowMatching(build(name, seed, recipe), recipe)
     timer = Timer()
     try:
