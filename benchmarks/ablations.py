@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from mixups import rate
 
-from minicos.cards import TRAINING_FILE
+from minicos.cards import TRAINING_FILE, percent
 from minicos.curves import CURVE_FILE, read_curve
 from minicos.evaluation import CHUNK, held_out, solve
 from minicos.measures import paired_interval
@@ -80,8 +80,7 @@ def measured(reasoner: Reasoner, task: str, size: int) -> tuple[str, str, str]:
     puzzles = held_out(task, size, N)
     outcomes = [o for start in range(0, N, CHUNK) for o in solve(reasoner, puzzles[start : start + CHUNK])]
     end, step_0 = (np.array(rates) for rates in zip(*((o.end.solved, o.step_0.solved) for o in outcomes), strict=True))
-    low, high = paired_interval(end, step_0)
-    gap = f"{100 * (end.mean() - step_0.mean()):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    gap = percent(float(end.mean() - step_0.mean()), paired_interval(end, step_0))
     return rate(end, digits=1), rate(step_0, digits=1), gap
 
 

@@ -157,7 +157,7 @@ RECIPES = {
         save_every=1000,
     ),
 }
-# The same training, whatever the depth: only what is watched are the turns that come late.
+# The same training, whatever the depth. It is watched on the turns that are learned last: there steps and depth differ.
 RECIPES["shallow-rotation"] = replace(RECIPES["nano-rotation"], validate=(("rotation", 135), ("rotation", 180)))
 # The causal twins: the same puzzles, noise, noise levels and steps. Half of the batches teach them the rollout: else
 # they would never have seen frames at different noise levels.
