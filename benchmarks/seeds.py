@@ -1,9 +1,9 @@
-"""Rates of micro and its causal twin, as shipped and from a second training seed. Run: python benchmarks/seeds.py
+"""Rates of shipped checkpoints and of a second training seed. Run: python benchmarks/seeds.py
 
-docs/seeds holds what `minicos evaluate --model RUN --n 200` wrote of the retrainings (`minicos train --preset PRESET
---seed 2 --out RUN`), whose weights are not shipped. Difference: seed 2 minus seed 0, in points, and in standard errors
-of two independent rates (an estimate: the first puzzles are the same), each rate taken with Wilson's two pseudo-counts
-so that 0 and 100 % have an error too.
+docs/seeds holds what `minicos evaluate --model RUN --n N` wrote of the retrainings (`minicos train --preset PRESET
+--seed SEED --out RUN`), whose weights are not shipped: PRESET-SEED.json. Difference: the other seed minus the shipped
+one, in points, and in standard errors of two independent rates (an estimate: the first puzzles are the same), each rate
+taken with Wilson's two pseudo-counts so that 0 and 100 % have an error too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from minicos.cards import EVALUATION_FILE, Row, rows_of
+from minicos.cards import EVALUATION_FILE, Row, percent, rows_of
 from minicos.model import CHECKPOINTS
 
 SEEDS = Path(__file__).parent.parent / "docs" / "seeds"
-LEAST = 5  # below it no maze is held out
+LEAST = 5  # below it no maze is held out; turns are in degrees
+RETRAINED = {
+    "micro": 2,
+    "micro-causal": 2,
+    "micro-rotation": 1,
+    "micro-causal-rotation": 1,
+    "shallow-rotation": 1,
+}  # by which seed
 
 Key = tuple[str, int, bool]
 
@@ -26,8 +33,7 @@ def rows_by_key(path: Path) -> dict[Key, Row]:
 
 
 def rate(row: Row) -> str:
-    low, high = row.end_interval
-    return f"{100 * row.end:.1f} [{100 * low:.1f}, {100 * high:.1f}], n = {row.n}"
+    return f"{percent(row.end, row.end_interval)}, n = {row.n}"
 
 
 def variance(row: Row) -> float:
@@ -36,15 +42,17 @@ def variance(row: Row) -> float:
 
 
 if __name__ == "__main__":
-    print("| preset | how | puzzles | seed 0 | seed 2 | difference | standard errors |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for preset in ("micro", "micro-causal"):
+    head = "preset", "how", "puzzles", "seed 0", "other seed", "difference", "standard errors", "gap", "gap, other seed"
+    print(f"| {' | '.join(head)} |")
+    print("|" + " --- |" * len(head))
+    for preset, seed in RETRAINED.items():
         shipped = rows_by_key(CHECKPOINTS / preset / EVALUATION_FILE)
-        again = rows_by_key(SEEDS / f"{preset}-2.json")
+        again = rows_by_key(SEEDS / f"{preset}-{seed}.json")
         for (task, size, rollout), row in shipped.items():
             other = again[task, size, rollout]
             apart = other.end - row.end
             errors = abs(apart) / (variance(row) + variance(other)) ** 0.5
             how = "frame by frame" if rollout else "jointly"
             cells = f"`{preset}`", how, f"{task} {size}", rate(row), rate(other), f"{100 * apart:+.1f}", f"{errors:.1f}"
+            cells += percent(row.gap, row.gap_interval), percent(other.gap, other.gap_interval)
             print(f"| {' | '.join(cells)} |")

@@ -223,12 +223,12 @@ def _experiment(options: argparse.Namespace) -> None:
     from minicos.experiments import get_experiment
     from minicos.experiments.base import scale_of
     from minicos.experiments.running import SUMMARY_FILE, run_experiment
-    from minicos.files import prepare_folder
+    from minicos.files import check_folder
     from minicos.model import load
     from minicos.parallel import each_process
 
     if options.out:
-        prepare_folder(options.out)
+        check_folder(options.out)
     experiment, scale = get_experiment(options.name), scale_of(options.quick, options.cases)
     fabric = _fabric(options)
     reasoner = each_process(fabric, lambda: load(options.model, options.devices))
@@ -249,12 +249,12 @@ def _refuse(error: MinicosError) -> NoReturn:
 
 def _replicate(options: argparse.Namespace) -> None:
     from minicos.experiments.base import scale_of
-    from minicos.files import prepare_folder
+    from minicos.files import check_folder
     from minicos.model import load
     from minicos.parallel import each_process
     from minicos.replication import REPORT_FILE, replicate
 
-    prepare_folder(options.out)
+    check_folder(options.out)
     fabric = _fabric(options)
     reasoner = each_process(fabric, lambda: load(options.model, options.devices))
     how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
@@ -318,13 +318,13 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from minicos.experiments.ensemble import SEEDS, paper_average
-    from minicos.files import prepare_folder
+    from minicos.files import check_folder
     from minicos.interventions import noise_at_frame, noise_at_step
     from minicos.model import load
     from minicos.parallel import each_process
     from minicos.vbvr import run_bench
 
-    prepare_folder(options.out)
+    check_folder(options.out)
     if options.ensemble and options.seed not in SEEDS:
         seeds = ", ".join(map(str, SEEDS))
         raise MinicosError(f"--seed {options.seed}: an ensemble averages the seeds {seeds}, give one of them")

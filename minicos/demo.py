@@ -14,7 +14,7 @@ from rich.table import Table
 from minicos.cards import percent
 from minicos.errors import MinicosError
 from minicos.evaluation import held_out, score_all
-from minicos.files import prepare_folder
+from minicos.files import check_folder, prepare_folder
 from minicos.measures import wilson_interval
 from minicos.model import Reasoner, load
 from minicos.plots import save_video, video_wall
@@ -29,11 +29,12 @@ HEADER = ("model", "task", "size", "n", "solved % [95 %]", "at step 0 % [95 %]",
 def run_demo(model: str | None, out: Path, seed: int) -> None:
     """Write film strips, videos and a table of scores to `out`, and say where they are."""
     began = time.perf_counter()
-    prepare_folder(out)
+    check_folder(out)
     reasoner = load(model)
     work = [(reasoner.for_task(task), task) for task in reasoner.tasks()]
     if not work:
         raise MinicosError(f"{reasoner.settings.name} does not say which tasks it was trained on: nothing to show")
+    prepare_folder(out)
     table = Table(*HEADER, box=rich.box.MARKDOWN)
     files = []
     with Progress(console=Console(stderr=True)) as bar:

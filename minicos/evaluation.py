@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from minicos.cards import EVALUATION_FILE, Row, card, describe_weights, markdown_table, provenance
 from minicos.errors import MinicosError
-from minicos.files import prepare_folder
+from minicos.files import check_folder, prepare_folder
 from minicos.measures import paired_interval, wilson_interval
 from minicos.model import Reasoner, load
 from minicos.parallel import each
@@ -183,7 +183,7 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
     if not reasoner.settings.tasks:
         raise MinicosError(f"{reasoner.settings.name} does not say which tasks it was trained on: nothing to evaluate")
     if out is not None:
-        prepare_folder(out)
+        check_folder(out)
     began = time.perf_counter()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -199,6 +199,7 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
     }
     print(markdown_table(rows))
     if out is not None:
+        prepare_folder(out)
         (out / EVALUATION_FILE).write_text(json.dumps(report, indent=1) + "\n")
         (out / "README.md").write_text(card(reasoner, report))
         print(f"\nwritten: {out / EVALUATION_FILE} and the card {out / 'README.md'}")

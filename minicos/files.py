@@ -9,6 +9,21 @@ from pathlib import Path
 from minicos.errors import MinicosError
 
 
+def check_folder(folder: Path) -> None:
+    """See that the folder could be made and written to; it is made when there is something to write.
+
+    Raises MinicosError otherwise.
+    """
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(20, "Not a directory")
+        if not os.access(nearest, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
 def prepare_folder(folder: Path) -> Path:
     """Make the folder and see that it can be written to; raises MinicosError otherwise."""
     try:
@@ -16,8 +31,12 @@ def prepare_folder(folder: Path) -> Path:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise MinicosError(f"cannot write to {folder} ({error.strerror}): give another --out") from None
+        raise _cannot_write(folder, error) from None
     return folder
+
+
+def _cannot_write(folder: Path, error: OSError) -> MinicosError:
+    return MinicosError(f"cannot write to {folder} ({error.strerror}): give another --out")
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -327,7 +328,11 @@ def _network_for(reasoner: Reasoner, puzzles: Sequence[Puzzle]) -> Reasoner:
     networks = {reasoner.for_task(puzzle.task) for puzzle in puzzles}
     if len(networks) > 1:
         raise MinicosError("puzzles for different networks in one batch: group them by task first")
-    return networks.pop()
+    network = networks.pop()
+    trained = network.settings.tasks
+    for task in sorted({puzzle.task for puzzle in puzzles} - trained.keys() if trained else ()):
+        warnings.warn(f"{network.settings.name} was never trained on {task}, but on {', '.join(trained)}", stacklevel=2)
+    return network
 
 
 def extents(reasoner: Reasoner, condition: Condition) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicos.errors import MinicosError
-from minicos.files import prepare_folder
+from minicos.files import check_folder, prepare_folder
 from minicos.notebooks import executed, opened
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def make_slides(notebook: Path, out: Path) -> int:
     number = sum(slide_type(cell) == "slide" for cell in opened(notebook).cells)
     if not number:
         raise MinicosError(f"{notebook} has no slides: give cells a slide type (JupyterLab: property inspector)")
-    prepare_folder(out.parent)
+    check_folder(out.parent)
     if out.is_dir():
         raise MinicosError(f"{out} is a folder: give --out the name of a file, for example {out / 'lecture.html'}")
     deck = executed(notebook)
@@ -34,6 +34,7 @@ def make_slides(notebook: Path, out: Path) -> int:
         template_name="slides", extra_template_basedirs=[str(TEMPLATES)], exclude_input=True, exclude_output_prompt=True
     )
     page, _ = exporter.from_notebook_node(deck)
+    prepare_folder(out.parent)
     out.write_text(page)
     return number
 

@@ -34,7 +34,7 @@ from minicos.causal import make_frame_causal
 from minicos.curves import CURVE_FILE, curve_of_run, read_curve, verdict, write_curve
 from minicos.errors import MinicosError
 from minicos.evaluation import solve
-from minicos.files import claim, prepare_folder
+from minicos.files import check_folder, claim
 from minicos.model import CHECKPOINTS, Reasoner, Settings, load, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
@@ -323,12 +323,12 @@ def train(
             enable_checkpointing=False,
             enable_progress_bar=progress,
             enable_model_summary=False,
-            log_every_n_steps=10,
+            log_every_n_steps=min(10, recipe.all_steps),
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MinicosError(f"--devices {devices} --nodes {nodes} --strategy {strategy}: {reason}") from None
-    if trainer.is_global_zero:  # only now: a trainer that is refused leaves the folder empty
+    if trainer.is_global_zero:  # only now: a trainer that is refused leaves nothing
         claim(out / RUN_FILE, {"preset": name, "seed": seed}, "training run", used=False)
     if resume and _is_trained(out, recipe):  # by whom and how long stays as it was written
         return load(out)
@@ -360,17 +360,17 @@ def _is_trained(out: Path, recipe: Recipe) -> bool:
 
 
 def _prepare(out: Path, resume: bool) -> str | None:
-    """Make the folder; the state to resume from, None for a new run, and for one killed before its first."""
+    """Look at the folder; the state to resume from, None for a new run, and for one killed before its first."""
     state = out / RESUME_FILE
     resume_from = str(state) if resume and state.exists() else None
     if rank_zero_only.rank != 0:  # with several processes, the first one has looked and may have begun to write
         return resume_from
-    prepare_folder(out)
+    check_folder(out)
     if resume and resume_from is None and not (out / RUN_FILE).exists():
         raise MinicosError(
             f"nothing to resume: {out} holds no training run: give the --out of one, or begin without --resume in an "
             "empty folder"
         )
-    if not resume and any(out.iterdir()):
+    if not resume and out.exists() and any(out.iterdir()):
         raise MinicosError(f"{out} is not empty: give --resume to go on with it, or another --out")
     return resume_from
