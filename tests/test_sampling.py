@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -414,6 +415,17 @@ def test_puzzles_of_two_networks_do_not_share_a_batch(family):
     both = [get_task("maze").sample(0, 0, size=5), get_task("rotation").sample(0, 0, size=90)]  # of one canvas
     with pytest.raises(MinicosError, match="different networks"):
         sample(load(family / "micro"), both)
+
+
+def test_a_task_that_was_never_learned_is_named(family):
+    nano = random_network("nano")
+    turns = [get_task("rotation").sample(0, 0, size=90)]
+    with pytest.warns(UserWarning, match="^nano was never trained on rotation, but on maze$"):
+        sample(nano, turns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(load(family / "micro"), turns)
+        sample(nano, mazes(1))
 
 
 def test_a_missing_sibling_is_named(family, tmp_path):
