@@ -394,7 +394,3 @@ def _autograde(here: Path, name: str, jobs: int) -> None:
         results = course.autograde(here, name, jobs, lambda: bar.advance(work))
     for result in results:
         print(f"{result.student:<20} {result.points:g} of {result.most:g} {result.problem}".rstrip())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

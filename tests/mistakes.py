@@ -45,6 +45,35 @@ def noise_at_frame(latents, noise, chosen):
     ),
     (
         """
+def noise_at_step(latents, noise, step, chosen):
+    if step == chosen:
+        latents[:] = noise
+    return latents""",
+        "latents must stay as it was given",
+    ),
+    (
+        """
+def path_probability(colours):
+    rows = torch.tensor(colours) if not isinstance(colours, torch.Tensor) else colours
+    return [[float(cell[2]) / 255 for cell in row] for row in rows]""",
+        "expected one tensor, got 4: is it a list of its parts?",
+    ),
+    (
+        """
+def path_entropy(p, moves):
+    return torch.special.entr(p[~p.isnan()]).sum() / np.log(2) / moves""",
+        "both have their share",
+    ),
+    (
+        """
+def cka(a, b):
+    a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+    one, other = a @ a.T, b @ b.T
+    return (one * other).sum() / ((one * one).sum() * (other * other).sum()).sqrt()""",
+        "the other axis",
+    ),
+    (
+        """
 def cka(a, b):
     return 0.5""",
         "the number is not right: it is off by",
@@ -94,6 +123,36 @@ def swap_hidden(own, donor, mask):
     own[:, mask] = donor[:, mask]
     return own""",
         "own must stay as it was given",
+    ),
+    (
+        """
+def swap_hidden(own, donor, mask):
+    return torch.where(mask[:, None], own, donor)""",
+        "the wrong way round",
+    ),
+    (
+        """
+def token_mask(frames, rows, columns, cells, chosen):
+    mask = torch.zeros(frames, rows, columns)
+    for row, column in cells:
+        mask[chosen, row, column] = 1
+    return mask.flatten()""",
+        "expected a tensor of True and False, got torch.float32",
+    ),
+    (
+        """
+def out_of_fold(features, labels, fold, penalty):
+    scores = torch.zeros(len(labels)).double()
+    for f in range(5):
+        scores[fold == f] = ridge_scores(features[fold != f], labels[fold != f], features[fold == f], penalty)
+    return scores""",
+        "the values are not",
+    ),
+    (
+        """
+def beyond_baseline(read, baselines):
+    return read - baselines.mean(1).max()""",
+        "puzzle by puzzle",
     ),
     (
         """

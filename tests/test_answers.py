@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from dataclasses import replace
 
 import answers_a1
 import answers_a2
 import answers_a3
 import answers_a4
 import pytest
+import torch
 from mistakes import CANDIDATES, MISTAKES
 from submissions import NAME, ROOT, code, failed, notebook, with_answers
 
 from minicos.errors import MinicosError
 from minicos.grading import ASSIGNMENTS, a1_given, checks_of, course, landlock, processes
-from minicos.grading.checks import SEED_VARIABLE, Verdict, verify
+from minicos.grading.checks import SEED_VARIABLE, Verdict, arrays_of, copied, verify, what_is_wrong
 
 ANSWERS = dict(zip(ASSIGNMENTS, (answers_a1, answers_a2, answers_a3, answers_a4), strict=True))
 
@@ -249,6 +251,30 @@ def test_a_likely_mistake_has_a_message_of_its_own(name, source, hint):
     message = verify(checks_of(name)[re.search(r"def (\w+)", source)[1]], [source]).message
     assert hint in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("check", "hint"),
+    [
+        pytest.param(check, hint, id=f"{name}: {check.name}: {hint}")
+        for name in ASSIGNMENTS
+        for check in checks_of(name).values()
+        for hint in check.slips
+    ],
+)
+def test_every_slip_gets_its_own_hint(check, hint):
+    cases = check.cases(torch.Generator().manual_seed(0))
+    results = [
+        [*arrays_of(check.slips[hint](**copied(inputs))), *arrays_of(tuple(inputs[name] for name in check.kept))]
+        for inputs in cases
+    ]
+    assert what_is_wrong(check, cases, results) == hint
+
+
+def test_a_check_that_breaks_costs_its_own_points_and_says_so():
+    check = replace(checks_of(NAME)["interpolate"], reference=lambda **inputs: 1 / 0)
+    message = verify(check, ["def interpolate(clean, noise, sigma): return clean"]).message
+    assert message == "interpolate: this could not be judged (ZeroDivisionError): show it to your instructor"
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.3, 0.5])

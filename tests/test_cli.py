@@ -15,7 +15,7 @@ from minicos.model import load
 
 
 def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "minicos.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "minicos", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
@@ -240,7 +240,7 @@ def test_an_experiment_is_shared_as_clusters_launch_it(launcher, untrained_nano,
     """By the launch lines of docs/full-scale.md, on one machine. Of srun: what it tells its processes."""
     command = ["experiment", "budget", "--model", untrained_nano, "--quick", "--cases", 2]
     assert minicos(*command, "--out", tmp_path / "alone").returncode == 0
-    command = ["-m", "minicos.cli", *command, "--out", tmp_path / "shared", "--devices", 2]
+    command = ["-m", "minicos", *command, "--out", tmp_path / "shared", "--devices", 2]
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     slurm |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "course", "SLURM_NODELIST": "127.0.0.1"}
     if launcher == "torchrun":
@@ -335,7 +335,7 @@ def test_ctrl_c_ends_a_training_run_in_one_line(tmp_path):
     import signal
 
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "minicos.cli", "train", "--out", str(out)]
+    command = [sys.executable, "-m", "minicos", "train", "--out", str(out)]
     # What runs in the background of a shell is deaf to Ctrl-C, and so would be its children.
     hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing)

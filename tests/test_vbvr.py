@@ -118,7 +118,7 @@ def test_the_bench_says_what_it_did_and_what_it_could_not(data, tiny_wan_folder,
 
 def test_two_processes_share_a_bench(data, tiny_wan_folder, tmp_path):
     def bench(cases: Path, processes: int) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "minicos.cli", "bench", "--model", tiny_wan_folder, "--data", cases]
+        command = [sys.executable, "-m", "minicos", "bench", "--model", tiny_wan_folder, "--data", cases]
         options = ["--out", tmp_path / str(processes), "--devices", str(processes)]
         return subprocess.run([*command, *options], capture_output=True, text=True)
 
@@ -181,7 +181,7 @@ def test_a_bench_refuses_steps_that_are_not_there(data, tiny_wan, tmp_path):
 def test_a_step_or_frame_out_of_range_is_one_line_and_exit_code_2(
     option, number, said, data, tiny_wan_folder, tmp_path
 ):
-    command = [sys.executable, "-m", "minicos.cli", "bench", "--model", tiny_wan_folder, "--data", data]
+    command = [sys.executable, "-m", "minicos", "bench", "--model", tiny_wan_folder, "--data", data]
     options = ["--out", tmp_path / "out", option, str(number)]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr

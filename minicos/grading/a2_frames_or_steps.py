@@ -41,9 +41,9 @@ def probabilities(generator: Generator) -> list[Inputs]:
     return [{"p": p, "moves": 5}, {"p": torch.rand(3, 3, generator=generator).double(), "moves": 2}]
 
 
-def bits(p: Tensor, moves: int) -> Tensor:
+def bits(p: Tensor, moves: int, half: bool = False) -> Tensor:
     p = p[~p.isnan()]
-    return torch.special.entr(torch.stack([p, 1 - p])).sum() / np.log(2) / moves
+    return torch.special.entr(p if half else torch.stack([p, 1 - p])).sum() / np.log(2) / moves
 
 
 def mazes(generator: Generator) -> list[Inputs]:
@@ -219,6 +219,7 @@ CHECKS = (
         {
             "in bits: which logarithm?": lambda p, moves: bits(p, moves) * np.log(2),
             "per move of the route: divide by moves": lambda p, moves: bits(p, 1),
+            "a cell is on the route or it is not: both have their share": lambda p, moves: bits(p, moves, half=True),
         },
     ),
     Check(
@@ -239,6 +240,7 @@ CHECKS = (
         steps_to_noise,
         noised_step,
         {"at the chosen step only": lambda latents, noise, step, chosen: noise},
+        kept=("latents",),
     ),
     Check(
         "noise_at_frame",
@@ -269,6 +271,9 @@ CHECKS = (
         plain_cka,
         {
             "features have to be centred first: over which axis?": uncentred_cka,
+            "that is the other axis: every feature is to have mean 0 over the rows": (
+                lambda a, b: uncentred_cka(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+            ),
             "what is the denominator, to the last root?": lambda a, b: plain_cka(a, b) ** 2,
         },
     ),

@@ -111,8 +111,23 @@ def _attempt(check: Check, cases: Sequence[Inputs], cells: Sequence[str], cell_s
     if raised.error:
         return Verdict(False, _explained(check, cells, raised))
     results = [[found[place] for place in sorted(found) if place[0] == number] for number in range(len(cases))]
-    wrong = next(filter(None, (_compare(check, *both) for both in zip(cases, results, strict=True))), "")
-    return Verdict(False, f"{check.name}: {_hint(check, cases, results) or wrong}") if wrong else Verdict(True)
+    try:
+        wrong = what_is_wrong(check, cases, results)
+    except Exception as error:  # one check costs its own points at most, and says so
+        wrong = f"this could not be judged ({type(error).__name__}): show it to your instructor"
+    return Verdict(False, f"{check.name}: {wrong}") if wrong else Verdict(True)
+
+
+def what_is_wrong(check: Check, cases: Sequence[Inputs], results: Sequence[list[NDArray]]) -> str:
+    """In words, with a hint where a slip gives just this; "" where all is right.
+
+    results: for each case what was returned, and after it the inputs that are to be kept, as they were left.
+    """
+    split = [len(found) - len(check.kept) for found in results]
+    returned = [found[:end] for found, end in zip(results, split, strict=True)]
+    left = [found[end:] for found, end in zip(results, split, strict=True)]
+    wrong = next(filter(None, (_compare(check, *one) for one in zip(cases, returned, left, strict=True))), "")
+    return wrong and (_hint(check, cases, returned) or wrong)
 
 
 @dataclass(frozen=True)
@@ -200,14 +215,13 @@ def _explained(check: Check, cells: Sequence[str], raised: Raised) -> str:
     return f"{check.name} is not defined: run its cell first"
 
 
-def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
+def _compare(check: Check, inputs: Inputs, found: list[NDArray], kept: list[NDArray]) -> str:
     if check.judge:
         return check.judge(inputs, found)
-    split = len(found) - len(check.kept)
-    found, kept = found[:split], found[split:]
-    expected = _arrays(check.reference(**_copied(inputs)))
+    expected = arrays_of(check.reference(**copied(inputs)))
     if len(found) != len(expected):
-        return f"expected {_tensors(len(expected))}, got {len(found)}"
+        parts = ": is it a list of its parts?" if len(expected) == 1 and len(found) > 1 else ""
+        return f"expected {_tensors(len(expected))}, got {len(found)}{parts}"
     for own, right in zip(found, expected, strict=True):
         if own.shape != right.shape:
             return f"expected the shape {right.shape}, got {own.shape}"
@@ -229,7 +243,7 @@ def _compare(check: Check, inputs: Inputs, found: list[NDArray]) -> str:
 def _hint(check: Check, cases: Sequence[Inputs], results: Sequence[Sequence[NDArray]]) -> str:
     """Of the slip that would have given just these results, "" if none would."""
     for hint, slip in check.slips.items():
-        expected = [_arrays(slip(**_copied(inputs))) for inputs in cases]
+        expected = [arrays_of(slip(**copied(inputs))) for inputs in cases]
         if all(_close(*both, check.tolerance) for both in zip(results, expected, strict=True)):
             return hint
     return ""
@@ -239,11 +253,11 @@ def _tensors(count: int) -> str:
     return "one tensor" if count == 1 else f"{count} tensors"
 
 
-def _copied(inputs: Inputs) -> dict[str, object]:
+def copied(inputs: Inputs) -> dict[str, object]:
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-def _arrays(result: Tensor | tuple[Tensor, ...]) -> list[NDArray]:
+def arrays_of(result: Tensor | tuple[Tensor, ...]) -> list[NDArray]:
     parts = result if isinstance(result, tuple) else (result,)
     return [torch.as_tensor(part).detach().double().numpy() for part in parts]
 
