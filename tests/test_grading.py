@@ -24,6 +24,7 @@ from minicos.grading import ASSIGNMENTS, VERDICTS_VARIABLE, cell_of, checks_of, 
 from minicos.grading.pictures import HEAD, add_pictures
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]  # a class is graded in one fixture
+NUMBER = r"[-+]?\d+(?:\.\d+)?"
 
 
 # --- the notebooks ---------------------------------------------------------------------------------------------------
@@ -78,6 +79,21 @@ def test_exercises_show_what_should_come_out(name):
         with Image.open(BytesIO(base64.b64decode(data["image/png"]))) as image:
             assert min(image.size) > 100
     assert len(nbformat.writes(released)) < 300_000
+
+
+@pytest.mark.parametrize("name", ASSIGNMENTS)
+def test_the_numbers_that_exercises_show_are_those_that_come_out(name, tmp_path):
+    """Up to one puzzle of ten: another processor has other last bits."""
+    path = tmp_path / f"{name}.ipynb"
+    nbformat.write(notebook(name), path)
+    add_pictures(path)
+    shown, come_out = (
+        [re.findall(r"```text\n(.*?)```", cell.source, re.DOTALL) for cell in found.cells if cell.id.startswith("ask-")]
+        for found in (notebook(name), nbformat.read(path, 4))
+    )
+    assert re.sub(rf"\s*{NUMBER}", " #", str(shown)) == re.sub(rf"\s*{NUMBER}", " #", str(come_out))
+    values = [[float(number) for number in re.findall(NUMBER, str(texts))] for texts in (shown, come_out)]
+    assert values[0] == pytest.approx(values[1], abs=10, rel=0.1)
 
 
 def test_pictures_are_taken_from_the_solution_and_take_the_place_of_older_ones(tmp_path):
