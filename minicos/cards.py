@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TRAINING_FILE = "training.json"
 EVALUATION_FILE = "evaluation.json"
+CARD_FILE = "README.md"
+CARD = "A Wan2.2 image-to-video transformer with small parts"  # how every card begins
 COLUMNS = ("task", "size", "length", "n", "solved", "step 0", "gap", "answer")
 COLUMNS += ("wrong", "invalid", "unreadable", "chosen")
 
@@ -83,8 +85,9 @@ def _machine() -> str:
 @cache
 def commit() -> str:
     """The commit of this code, with + where files differ from it; asked once, as the code is read once."""
-    here = Path(__file__).parent
-    try:
+    here, own = Path(__file__).parent, Path(__file__).name
+    try:  # a copy in a folder of another project is none of its files
+        subprocess.run(["git", "ls-files", "--error-unmatch", own], cwd=here, capture_output=True, check=True)
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--", "*.py"], cwd=here, capture_output=True, text=True
@@ -185,7 +188,7 @@ def card(reasoner: Reasoner, report: dict) -> str:
     return f"""\
 # {settings.name}
 
-A Wan2.2 image-to-video transformer with small parts ({len(reasoner.transformer.blocks)} blocks), trained from nothing
+{CARD} ({len(reasoner.transformer.blocks)} blocks), trained from nothing
 on puzzles (task and sizes): {trained}.
 
 | | |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +15,10 @@ from minicos.errors import MinicosError, memory_advice, out_of_memory
 
 if TYPE_CHECKING:
     from lightning import Fabric
+
+
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+LIMIT = 2**63  # of what torch takes as a seed
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not out_of_memory(error):
             raise
         print(f"minicos: {memory_advice(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"minicos: {error.strerror}: make room, and run it again; what was written before stays", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -80,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment = commands.add_parser("experiment", help="a finding of the paper, measured with its controls")
     experiment.add_argument("name", help="for example chain-of-steps")
     _add_model(experiment)
-    experiment.add_argument("--out", type=Path, help="folder, resumed if it was begun (default: out/NAME-MODEL)")
+    experiment.add_argument("--out", type=Path, help="folder, resumed if it was begun (default: out/NAME-MODEL-SCALE)")
     _add_scale(experiment)
     _add_sharing(experiment)
     experiment.set_defaults(run=_experiment)
@@ -181,8 +191,8 @@ def _at_least(text: str, least: int) -> int:
         number = int(text)
     except ValueError:
         number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+    if not least <= number < LIMIT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}, and below 2^63")
     return number
 
 
@@ -260,7 +270,7 @@ def _replicate(options: argparse.Namespace) -> None:
     how = (" --quick" if options.quick else "") + (f" --cases {options.cases}" if options.cases else "")
     how += f" --devices {options.devices}" if options.devices != 1 else ""
     how += f" --nodes {options.nodes}" if options.nodes != 1 else ""
-    command = f"minicos replicate --model {reasoner.settings.name} --out DIR{how}"
+    command = f"minicos replicate --model {options.model or reasoner.settings.name} --out DIR{how}"
     findings = replicate(reasoner, options.out, scale_of(options.quick, options.cases), command, fabric)
     for finding in findings:
         print(f"{finding.experiment:>16}  {finding.status:<9}  {finding.text}")

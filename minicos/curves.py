@@ -33,10 +33,13 @@ def curve_of_run(folder: Path) -> list[Point]:
     rows: dict[int, dict[str, float]] = {}
     for path in logs:  # what was done again after a kill replaces what was lost
         for row in csv.DictReader(path.open()):
-            found = {name: float(value) for name, value in row.items() if value and name != "step"}
-            rows.setdefault(int(row["step"]), {}).update(found)
+            try:
+                step, found = int(row["step"]), {k: float(v) for k, v in row.items() if v and k != "step"}
+            except (TypeError, ValueError):  # a power cut, or a full disk, has cut it off
+                continue
+            rows.setdefault(step, {}).update(found)
     points = []
-    for end in range(WINDOW, max(rows) + 2, WINDOW):
+    for end in range(WINDOW, max(rows, default=0) + 2, WINDOW):
         window = [rows[step] for step in range(end - WINDOW, end) if step in rows]
         losses = [row["loss"] for row in window if "loss" in row]
         if not losses:  # logs were taken away
@@ -80,7 +83,7 @@ def outside_band(points: list[Point], reference: list[Point]) -> list[int]:
 def verdict(points: list[Point], reference: list[Point]) -> str:
     """One line for the end of a training run; a recipe of another length has another curve, which says nothing."""
     if len(points) != len(reference):
-        took = reference[-1].step, points[-1].step
+        took = reference[-1].step, points[-1].step if points else reference[-1].step
         if took[0] == took[1]:
             return (
                 f"the logs tell of {len(points)} of {len(reference)} points: no comparison with the shipped run's curve"

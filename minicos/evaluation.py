@@ -15,9 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from minicos.cards import EVALUATION_FILE, Row, card, describe_weights, markdown_table, provenance
+from minicos.cards import CARD, CARD_FILE, EVALUATION_FILE, Row, card, describe_weights, markdown_table, provenance
 from minicos.errors import MinicosError
-from minicos.files import check_folder, prepare_folder
+from minicos.files import check_folder, prepare_folder, replace_file
 from minicos.measures import paired_interval, wilson_interval
 from minicos.model import Reasoner, load
 from minicos.parallel import each
@@ -184,6 +184,8 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
         raise MinicosError(f"{reasoner.settings.name} does not say which tasks it was trained on: nothing to evaluate")
     if out is not None:
         check_folder(out)
+        if (out / CARD_FILE).exists() and CARD not in (out / CARD_FILE).read_text():
+            raise MinicosError(f"{out / CARD_FILE} is no card of a checkpoint, and would be lost: give another --out")
     began = time.perf_counter()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -200,6 +202,6 @@ def run_evaluation(model: str | None, out: Path | None, n: int, seed: int) -> No
     print(markdown_table(rows))
     if out is not None:
         prepare_folder(out)
-        (out / EVALUATION_FILE).write_text(json.dumps(report, indent=1) + "\n")
-        (out / "README.md").write_text(card(reasoner, report))
-        print(f"\nwritten: {out / EVALUATION_FILE} and the card {out / 'README.md'}")
+        replace_file(out / EVALUATION_FILE, (json.dumps(report, indent=1) + "\n").encode())
+        replace_file(out / CARD_FILE, card(reasoner, report).encode())
+        print(f"\nwritten: {out / EVALUATION_FILE} and the card {out / CARD_FILE}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minicos.errors import MinicosError
@@ -56,6 +58,30 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
         raise MinicosError(
             f"cannot write {path} ({error.strerror}): see to it and run again; what was written before stays"
         ) from None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """While it lasts, nobody else may be in here. It ends with the process, however that ends; where the system has no
+    such locks, nothing is held. Raises MinicosError where another process is at work.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Linux or macOS
+        yield
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a disk that knows no locks
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MinicosError(
+                    f"another process is at work in {folder}: wait for it, or give another --out"
+                ) from None
+        yield
+    finally:
+        os.close(place)
 
 
 def claim(path: Path, mine: dict[str, object], what: str, used: bool) -> None:

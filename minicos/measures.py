@@ -21,6 +21,7 @@ Floats = NDArray[np.floating]
 Values = TypeVar("Values", Floats, "Tensor")
 
 GROUPS = 16  # of a jackknife
+EQUAL = 1e-9  # values that differ by less do so by rounding only
 MOST_WAYS = 100
 CANDIDATE = 0.25  # the cell probability from which on a cell belongs to a candidate route
 
@@ -49,7 +50,7 @@ def mean_interval(values: Floats) -> tuple[float, float]:
     values = np.asarray(values, float)
     if np.isnan(values).any():
         return float("nan"), float("nan")
-    if np.ptp(values) == 0:
+    if np.ptp(values) < EQUAL:
         value, unseen = float(values[0]), 1 - 0.05 ** (1 / len(values))
         limit = 1.0 if abs(value) <= 1 and not counts else np.inf
         return max(value - unseen, -limit), min(value + unseen, limit)

@@ -15,7 +15,7 @@ from minicos.errors import CannotRun
 from minicos.experiments import EXPERIMENTS
 from minicos.experiments.base import Experiment, Scale, of_all
 from minicos.experiments.running import PNG_FILE, Result, run_experiment
-from minicos.files import prepare_folder
+from minicos.files import prepare_folder, replace_file
 from minicos.model import Reasoner
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def replicate(reasoner: Reasoner, out: Path, scale: Scale, command: str, fabric:
     facts = facts_of(reasoner, scale, command)
     facts["computed_by"] = sorted({commit for result in results.values() for commit in result.commits})
     report = {**facts, "findings": [asdict(finding) for finding in found]}
-    (out / FINDINGS_FILE).write_text(json.dumps(report, indent=1) + "\n")
-    (out / REPORT_FILE).write_text(html(facts, found, results, out))
+    replace_file(out / FINDINGS_FILE, (json.dumps(report, indent=1) + "\n").encode())
+    replace_file(out / REPORT_FILE, html(facts, found, results, out).encode())
     return found
 
 

@@ -368,8 +368,8 @@ def _changed_velocity(velocity: Tensor, latents: Tensor, batch: Batch, at: Addre
     changed = batch.changed(x0_hat, replace(at, site="x0_hat"))
     if changed is x0_hat:
         return velocity
-    # x0_hat = x_sigma - sigma v, solved for v
-    return (latents - changed) / at.step.sigma
+    # x0_hat = x_sigma - sigma v, solved for v; to the last bit the same where nothing was changed
+    return torch.where(changed == x0_hat, velocity, (latents - changed) / at.step.sigma)
 
 
 def _at_site(recorder: Recorder, latents: Tensor, velocity: Tensor, step: flow.Step) -> Tensor:

@@ -199,7 +199,7 @@ def commits_of(folder: Path) -> set[str]:
 def _times(folder: Path) -> list[list[str]]:
     """For each chunk that was done: number, seconds, commit."""
     lines = [line for path in folder.glob(f"*-{TIMES_FILE}") for line in path.read_text().splitlines()]
-    return [line.split(",", 2) for line in lines if line.count(",") >= 2]  # a kill may have cut one off
+    return [line.split(",") for line in lines if line.count(",") == 2]  # a kill may have cut one off
 
 
 def features_of(sweep: Sweep, folder: Path) -> dict[str, NDArray]:

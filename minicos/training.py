@@ -12,6 +12,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -34,7 +35,7 @@ from minicos.causal import make_frame_causal
 from minicos.curves import CURVE_FILE, curve_of_run, read_curve, verdict, write_curve
 from minicos.errors import MinicosError
 from minicos.evaluation import solve
-from minicos.files import check_folder, claim
+from minicos.files import alone_in, check_folder, claim, replace_file
 from minicos.model import CHECKPOINTS, Reasoner, Settings, load, save, to_latent_range
 from minicos.parts import PATCH, PRESETS, PixelVAE, Preset, WordEncoder
 from minicos.recipes import RECIPES, Recipe, siblings
@@ -335,19 +336,21 @@ def train(
     if progress and trainer.is_global_zero:
         steps = recipe.all_steps
         print(f"training {name} into {out}: {steps} steps; after Ctrl-C or a kill, --resume goes on", flush=True)
-    trainer.fit(module, PuzzleData(recipe, preset.frames, seed), ckpt_path=resume_from)
-    reasoner = module.averaged_reasoner()
-    if trainer.is_global_zero and trainer.global_step == recipe.all_steps:
-        save(reasoner, out)
-        report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
-        report |= {"steps": recipe.all_steps, "seconds": round(timer.time_elapsed("train")), **made_by}
-        report |= {"earlier_commits": module.commits[:-1]} if module.commits[1:] else {}
-        points = curve_of_run(out)
-        write_curve(points, out / CURVE_FILE)
-        (out / TRAINING_FILE).write_text(json.dumps(report, indent=1) + "\n")  # last: it says that all is there
-        reference = CHECKPOINTS / name / CURVE_FILE
-        if progress and recipe == RECIPES[name] and reference.exists():
-            print(verdict(points, read_curve(reference)))
+    with alone_in(out) if trainer.is_global_zero else nullcontext():
+        trainer.fit(module, PuzzleData(recipe, preset.frames, seed), ckpt_path=resume_from)
+        reasoner = module.averaged_reasoner()
+        if trainer.is_global_zero and trainer.global_step == recipe.all_steps:
+            save(reasoner, out)
+            report = {"command": f"minicos train --preset {name} --seed {seed} --out DIR", "seed": seed}
+            report |= {"steps": recipe.all_steps, "seconds": round(timer.time_elapsed("train")), **made_by}
+            report |= {"earlier_commits": module.commits[:-1]} if module.commits[1:] else {}
+            points = curve_of_run(out)
+            write_curve(points, out / CURVE_FILE)
+            # Last: it says that all is there.
+            replace_file(out / TRAINING_FILE, (json.dumps(report, indent=1) + "\n").encode())
+            reference = CHECKPOINTS / name / CURVE_FILE
+            if progress and recipe == RECIPES[name] and reference.exists():
+                print(verdict(points, read_curve(reference)))
     return reasoner
 
 

@@ -11,6 +11,8 @@ from functools import partial
 import pytest
 import torch
 
+from minicos.cli import main
+from minicos.files import alone_in
 from minicos.model import load
 
 
@@ -27,6 +29,7 @@ def minicos(*arguments: object, **environment: str) -> subprocess.CompletedProce
         (["evaluate", "--n", "0"], "--n"),
         (["evaluate", "--n", "many"], "--n"),
         (["demo", "--seed", "-1"], "--seed"),
+        (["train", "--seed", "99999999999999999999", "--out", "OUT"], "--seed"),
         (["experiment", "teapot"], "choose from chain-of-steps"),
         (["experiment", "budget", "--model", "giga", "--out", "OUT"], "giga"),
         (["experiment", "working-memory", "--model", "nano", "--out", "OUT"], "was trained on none of occlusion"),
@@ -205,6 +208,34 @@ def test_out_of_memory_is_one_line(error, said, monkeypatch, capsys):
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
     assert said in complaint
+
+
+def test_a_second_process_stays_out_of_a_folder_at_work(untrained_nano, tmp_path):
+    command = ("experiment", "budget", "--model", untrained_nano, "--quick", "--cases", 1, "--out", tmp_path)
+    with alone_in(tmp_path):
+        done = minicos(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("another process is at work in") == done.stderr.count("minicos: ") == 1
+    assert minicos(*command).returncode == 0  # nothing is left of it
+
+
+def test_a_readme_that_is_no_card_is_not_overwritten(untrained_nano, tmp_path):
+    (tmp_path / "README.md").write_text("three weeks of work")
+    done = minicos("evaluate", "--model", untrained_nano, "--n", "1", "--out", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is no card of a checkpoint" in done.stderr
+    assert (tmp_path / "README.md").read_text() == "three weeks of work"
+
+
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def full(options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minicos.cli._doctor", full)
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("minicos: No space left on device: make room")
+    assert said.count("\n") == 1
 
 
 def test_two_processes_share_an_experiment_and_refuse_a_foreign_folder_together(untrained_nano, tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from networks import random_network
 
-from minicos.cards import cells, rows_of
+from minicos.cards import cells, commit, rows_of
+from minicos.errors import MinicosError
 from minicos.evaluation import Difficulty, Outcome, difficulties, evaluate, outcomes_of, summarise
+from minicos.experiments.base import edge
 from minicos.model import load, save
 from minicos.runs import Run
 from minicos.sampling import Trajectory, rollout
@@ -81,3 +85,23 @@ def test_rows_survive_json():
     outcome = Outcome(get_task("maze").sample(0, 0, size=3), Score("solved", "", True), None, "")
     rows = [summarise(Difficulty("maze", 3, True, 2, rollout=True), "all", [outcome] * 2)]
     assert rows_of({"rows": json.loads(json.dumps([asdict(row) for row in rows]))}) == rows
+
+
+def test_a_copy_in_another_projects_folder_does_not_give_that_projects_commit(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    own = tmp_path / "cards.py"
+    own.touch()
+    monkeypatch.setattr("minicos.cards.__file__", str(own))
+    assert commit.__wrapped__().startswith("unknown")
+    for command in (["add", "cards.py"], ["commit", "-q", "-m", "ours"]):
+        subprocess.run([*git, *command], check=True)
+    assert re.fullmatch(r"[0-9a-f]{40}", commit.__wrapped__())
+
+
+def test_a_damaged_evaluation_is_one_line(tmp_path):
+    save(random_network("nano"), tmp_path / "nano")
+    (tmp_path / "nano" / "evaluation.json").write_text('{"rows": [{"task"')
+    with pytest.raises(MinicosError, match=r"evaluation.json is damaged .*evaluate again"):
+        edge(load(tmp_path / "nano"), "maze")

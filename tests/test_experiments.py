@@ -223,6 +223,10 @@ def test_the_number_that_would_settle_it_does():
     assert judge(0.15, 0.15 - half + 1e-9, 0.15 + half, criterion=0.1, n=int(numbers[1]))[0] == "shown"
 
 
+def test_as_many_puzzles_again_would_settle_nothing():
+    assert judge(1.0, 0.44, 1.0, criterion=0.5, n=3)[1].endswith("about 4 puzzles would settle it")
+
+
 def test_parts_of_a_criterion_come_together():
     assert together(["shown", "shown"]) == "shown"
     assert together(["shown", "unclear"]) == "unclear"

@@ -62,6 +62,7 @@ NULLS = [
     "latents of no frame",
     (Average(seeds=(0, 0, 0), steps=None),),
     (Average(seeds=(0, 0), site="latents", steps=None, matched=True), Average(seeds=(0, 0), site="x0_hat", steps=())),
+    (Average(seeds=(0, 0), site="x0_hat", steps=None),),
 ]
 
 

@@ -29,6 +29,7 @@ from minicos.curves import (
     write_curve,
 )
 from minicos.errors import MinicosError
+from minicos.files import alone_in
 from minicos.parts import PRESETS
 from minicos.recipes import RECIPES, Stage
 from minicos.training import (
@@ -338,6 +339,9 @@ def test_a_curve_is_read_from_the_logs_of_a_resumed_run(tmp_path):
     assert read_curve(tmp_path / CURVE_FILE) == [first, second]
     with pytest.raises(MinicosError, match="no logs"):
         curve_of_run(tmp_path / "elsewhere")
+    with (tmp_path / "logs" / "version_10" / "metrics.csv").open("a") as file:
+        file.write("0.1,1e-")  # as a power cut leaves it
+    assert curve_of_run(tmp_path) == [first, second]
     later = tmp_path / "later" / "logs" / "version_0"
     later.mkdir(parents=True)
     (later / "metrics.csv").write_text(f"loss,step\n2,{WINDOW + 9}\n4,{2 * WINDOW - 1}\n")
@@ -403,6 +407,12 @@ def test_a_finished_run_stays_as_it_is_and_can_be_made_longer(tmp_path):
     train("nano", out, resume=True, recipe=replace(recipe, refined=10), progress=False)
     assert json.loads((out / "training.json").read_text())["steps"] == 20
     assert any(not torch.equal(value, shipped[key]) for key, value in weights(out).items())
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path):
+    with alone_in(tmp_path), pytest.raises(MinicosError, match="another process is at work in"):
+        train("nano", tmp_path, recipe=replace(RECIPES["nano"], steps=4, tokens=90), progress=False)
+    assert not (tmp_path / "last.ckpt").exists()
 
 
 def test_a_run_tells_of_all_the_code_that_trained_it(tmp_path, monkeypatch):

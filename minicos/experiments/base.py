@@ -126,7 +126,7 @@ def judge(mean: float, low: float, high: float, criterion: float, n: int) -> tup
         return "not shown", numbers
     # Half of the interval must become smaller than this, and shrinks with the square root of n.
     margin = mean - criterion if mean > criterion else min(narrow, criterion - mean)
-    needed = n * max(1.0, (half / max(margin, 1e-9)) ** 2)
+    needed = max(n + 1, n * (half / max(margin, 1e-9)) ** 2)
     number = f"about {ceil(needed)}" if needed <= MOST else f"only more than {MOST:,}"
     return "unclear", f"{numbers}; {number} puzzles would settle it"
 
@@ -281,7 +281,10 @@ def _evaluated(reasoner: Reasoner, task: str) -> list[Row]:
     path = network.folder / EVALUATION_FILE if network.folder else None
     if path is None or not path.exists():
         return []
-    rows = rows_of(json.loads(path.read_text()))
+    try:
+        rows = rows_of(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise MinicosError(f"{path} is damaged ({type(error).__name__}): restore it, or evaluate again") from None
     return [row for row in rows if row.task == task and row.length == "all" and row.trained and not row.rollout]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from minicos.experiments.base import Experiment, Scale, Verdict, without_few
-from minicos.files import claim
+from minicos.files import alone_in, claim
 from minicos.model import Reasoner
 from minicos.parallel import first_process
 from minicos.sweeps import commits_of, features_of, run_sweeps, seconds_of, shares_of
@@ -64,12 +64,18 @@ def run_experiment(
     fabric: a launched lightning.Fabric, whose processes share the sweeps; None is returned in all but the first.
     """
     sweeps = experiment.sweeps(reasoner, scale)
-    # Sweeps of two experiments may have different names, but their figures have not.
-    first_process(fabric, lambda: claim(out / CLAIM_FILE, {"experiment": experiment.name}, "experiment", used=False))
     first = fabric is None or fabric.global_rank == 0
     mine = sum(len(chunk) for share in shares_of(sweeps, fabric) for _, chunk in share)
-    with bar(experiment.name, mine, first) as advance:
-        found = run_sweeps({out / sweep.name: sweep for sweep in sweeps}, fabric=fabric, advance=advance)
+
+    def enter() -> None:
+        # Sweeps of two experiments may have different names, but their figures have not.
+        claim(out / CLAIM_FILE, {"experiment": experiment.name}, "experiment", used=False)
+        held.enter_context(alone_in(out))
+
+    with ExitStack() as held:
+        first_process(fabric, enter)
+        with bar(experiment.name, mine, first) as advance:
+            found = run_sweeps({out / sweep.name: sweep for sweep in sweeps}, fabric=fabric, advance=advance)
     if not first:
         return None
     tables = {sweep.name: table for sweep, table in zip(sweeps, found, strict=True)}
