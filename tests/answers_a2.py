@@ -145,6 +145,7 @@ def noise_at(latents, noise, step, steps, frames):
     "in place": {
         "noise_at_step": """
 def noise_at_step(latents, noise, step, chosen):
+    latents = latents.clone()
     if step == chosen:
         latents[:] = noise
     return latents""",

@@ -137,7 +137,7 @@ def token_mask(frames, rows, columns, cells, chosen):
     for row, column in cells:
         mask[chosen, row, column] = 1
     return mask.flatten()""",
-        "expected a tensor of True and False, got torch.float32",
+        "expected True and False, got torch.float32",
     ),
     (
         """

@@ -135,12 +135,11 @@ def cells_and_frames(generator: Generator) -> list[Inputs]:
     ]
 
 
-# Numbers would do here, and break what the mask is for. Arrays of numpy are as good as tensors.
+# Numbers would do here, and break what the mask is for.
 BOOLEAN = """
-result = token_mask(frames, rows, columns, cells, chosen)
-kind = str(getattr(result, "dtype", type(result).__name__))
-if kind not in ("torch.bool", "bool"):
-    raise TypeError(f"expected a tensor of True and False, got {kind}")
+result = torch.as_tensor(token_mask(frames, rows, columns, cells, chosen))
+if result.dtype != torch.bool:
+    raise TypeError(f"expected True and False, got {result.dtype}")
 """
 
 
