@@ -27,11 +27,10 @@ def check_folder(folder: Path) -> None:
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Make the folder and see that it can be written to; raises MinicosError otherwise."""
+    """Make the folder; raises MinicosError where it cannot be made or written to."""
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise _cannot_write(folder, error) from None
     return folder

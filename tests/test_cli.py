@@ -322,6 +322,7 @@ def test_two_processes_share_a_replication(untrained_nano, tmp_path):
     assert [finding["experiment"] for finding in found[0]["findings"]] == ["layers", "budget"]
     assert found[0]["findings"] == found[1]["findings"]
     assert found[1]["command"].endswith("--devices 2")
+    assert f"--model {untrained_nano} " in found[1]["command"]
     assert (tmp_path / "shared" / "report.html").exists()
 
 
